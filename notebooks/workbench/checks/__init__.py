@@ -1,0 +1,134 @@
+"""The exercises' checks: `await check("00.1", my_answer)`.
+
+A check talks to the answer through a real socket wherever one is involved. It never
+raises and never hangs: it gives a Verdict that says what was sent, expected and
+received, with a hint that fits the mistake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from workbench import kernel
+
+SECONDS = 10.0
+BLOCKED_AFTER = 2.0
+
+
+class Wrong(Exception):
+    """The answer does something else than the exercise asks; the text says what."""
+
+    @classmethod
+    def comparing(cls, hint: str, sent: object, expected: object, received: object) -> Wrong:
+        return cls(
+            f"{hint}\n    sent      {sent!r}\n    expected  {expected!r}\n    received  {received!r}"
+        )
+
+
+class Blocked(Exception):
+    """The answer kept the event loop from running for `BLOCKED_AFTER` seconds."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. `passed` is None as long as there is no attempt."""
+
+    exercise: str
+    passed: bool | None
+    text: str
+
+    def __repr__(self) -> str:
+        return f"{self.exercise} {self.text}"
+
+
+async def check(exercise: str, answer: Any) -> Verdict:
+    """Try `answer` out against an exercise, such as "00.1"."""
+    probe = _find(exercise)
+    if probe is None:
+        return Verdict(str(exercise), None, "is no exercise: take the number from the text")
+    try:
+        with _watchdog():
+            async with asyncio.timeout(SECONDS):
+                await probe(answer)
+    except NotImplementedError:
+        return Verdict(exercise, None, "not attempted yet")
+    except Wrong as found:
+        return Verdict(exercise, False, f"not yet: {found}")
+    except Blocked:
+        hint = f"your code stopped the whole kernel for {BLOCKED_AFTER:g} s: wait with await"
+        return Verdict(exercise, False, f"not yet: {hint}")
+    except TimeoutError:
+        return Verdict(exercise, False, f"not yet: it was not done after {SECONDS:g} s")
+    except Exception as error:
+        raised = f"your code raised {type(error).__name__}: {error}"
+        return Verdict(exercise, False, f"not yet: {raised}")
+    return Verdict(exercise, True, "right")
+
+
+@asynccontextmanager
+async def serving(handler: kernel.Handler) -> AsyncIterator[kernel.Server]:
+    """The handler behind a real socket; if it raised, that is what the block raises."""
+    if not inspect.iscoroutinefunction(handler):
+        raise Wrong("the answer is the function itself, made with async def")
+    server = await kernel.start("the check", handler)
+    try:
+        yield server
+    except Exception as error:
+        raise (server.errors or [error])[0] from None
+    finally:
+        await kernel.stop("the check", grace=0.1)
+
+
+def _find(exercise: str) -> Callable[[Any], Awaitable[None]] | None:
+    try:
+        chapter, number = exercise.split(".")
+        return importlib.import_module(f"{__name__}.chapter_{chapter}").PROBES[number]
+    except (AttributeError, ImportError, KeyError, ValueError):
+        return None
+
+
+@contextmanager
+def _watchdog() -> Iterator[None]:
+    """Raise Blocked in the middle of code that does not let the loop turn.
+
+    Works in the main thread of systems with interval timers; elsewhere, code that
+    blocks runs to its end.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not (in_main_thread and hasattr(signal, "setitimer")):
+        yield
+        return
+    every = 0.25
+    standing_still = 0
+
+    async def note_turns() -> None:
+        nonlocal standing_still
+        while True:
+            standing_still = 0
+            await asyncio.sleep(every / 5)
+
+    def look(*_: object) -> None:
+        # Counted in looks, not read from a clock: after a suspended machine wakes,
+        # one look is late but the loop is free, and must not be raised into.
+        nonlocal standing_still
+        standing_still += 1
+        if standing_still > BLOCKED_AFTER / every:
+            raise Blocked
+
+    turns = asyncio.ensure_future(note_turns())
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, every, every)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        turns.cancel()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+import series
+from jupyter_client.manager import AsyncKernelManager
+
+
+def missing(what: str) -> None:
+    """A component is not here: skip on a reader's machine, fail in CI."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(what)
+
+
+def chromium() -> str:
+    """The path of the system's Chromium or Chrome."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    missing("no Chromium: install it, on Debian with apt-get install chromium")
+
+
+class Kernel:
+    """A real kernel in the folder of the notebooks."""
+
+    def __init__(self) -> None:
+        self.manager = AsyncKernelManager()
+
+    async def start(self) -> None:
+        await self.manager.start_kernel(
+            cwd=str(series.NOTEBOOKS), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        await self._connect()
+
+    async def restart(self) -> None:
+        self.client.stop_channels()
+        await self.manager.restart_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await self._connect()
+
+    async def _connect(self) -> None:
+        self.client = self.manager.client()
+        self.client.start_channels()
+        await self.client.wait_for_ready(timeout=30)
+
+    async def run(self, source: str, timeout: float = 20) -> str:
+        """Run a cell. Gives what it printed, and `Type: message` if it failed."""
+        texts = []
+
+        def keep(message: dict) -> None:
+            content = message["content"]
+            if message["msg_type"] == "stream":
+                texts.append(content["text"])
+            elif message["msg_type"] == "execute_result":
+                texts.append(content["data"]["text/plain"])
+            elif message["msg_type"] == "error":
+                texts.append(f"{content['ename']}: {content['evalue']}")
+
+        await self.client.execute_interactive(source, timeout=timeout, output_hook=keep)
+        return "".join(texts)
+
+    async def stop(self) -> None:
+        self.client.stop_channels()
+        await self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture
+async def real_kernel() -> AsyncIterator[Kernel]:
+    kernel = Kernel()
+    await kernel.start()
+    yield kernel
+    await kernel.stop()

@@ -1,0 +1,71 @@
+"""Write notebooks anew: quotes from their modules, outputs from a fresh kernel.
+
+    python tests/refresh.py          all notebooks, and what README.md takes from them
+    python tests/refresh.py 00 01    those whose names begin so
+
+A notebook in which a cell fails is left as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import series
+
+
+def refresh(path: Path) -> None:
+    """Write one notebook anew, or raise series.CellFailed and leave it alone."""
+
+    def show(cell: int, cells: int) -> None:
+        print(f"\r{path.name}: cell {cell} of {cells}", end="", flush=True)
+
+    notebook = series.with_quotes(series.read(path))
+    [(executed, seconds)] = asyncio.run(series.run(path, notebook, progress=show))
+    nbformat.write(series.normalised(executed), path)
+    print(f"\r{path.name}: {len(executed.cells)} cells in {seconds:.1f} s")
+
+
+def refresh_readme() -> None:
+    """Give README.md the repository's address, and the figure that a chapter has drawn."""
+    readme = series.ROOT / "README.md"
+    readme.write_text(with_address(readme.read_text(), series.settings()["repository"]))
+    for path in series.chapters():
+        for cell in series.code_cells(series.read(path)):
+            if "readme" in series.tags(cell):
+                series.FIGURE.write_bytes(base64.b64decode(cell.outputs[0].data["image/png"]))
+
+
+def with_address(text: str, repository: str) -> str:
+    """The text with every Binder link pointing to `repository`, an owner/name on GitHub."""
+    return re.sub(r"(mybinder\.org/v2/gh/)[^/]+/[^/]+", rf"\g<1>{repository}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="beginnings of notebooks' names, such as 00")
+    names = tuple(parser.parse_args().names)
+    paths = [path for path in series.notebooks() if not names or path.name.startswith(names)]
+    if not paths:
+        print(f"no notebook's name begins with {' or '.join(names)}")
+        return 2
+    if others := series.other_versions():
+        print("outputs are written in the pinned environment only:", *others, sep="\n  ")
+        return 2
+    try:
+        for path in paths:
+            refresh(path)
+    except (series.CellFailed, ValueError) as error:
+        print(f"\n\n{error}\nThe notebook is unchanged.")
+        return 1
+    refresh_readme()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Every notebook, run twice in one kernel, all of them side by side in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import series
+from nbformat import NotebookNode
+
+# A chapter's Run All takes 15 s at most on 2 cores, that of the measurements 45 s.
+SECONDS = {"03": 45}
+
+Passes = list[tuple[NotebookNode, float]]
+
+
+def each_notebook(paths: list[Path]):
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
+
+
+@pytest.fixture(scope="module")
+def executed() -> dict[Path, Passes | Exception]:
+    """What two passes over each notebook gave, or the error that ended them."""
+
+    async def run_all() -> list[Passes | Exception]:
+        runs = [series.run(path, passes=2) for path in series.notebooks()]
+        return await asyncio.gather(*runs, return_exceptions=True)
+
+    return dict(zip(series.notebooks(), asyncio.run(run_all()), strict=True))
+
+
+@pytest.fixture
+def passes(path: Path, executed: dict[Path, Passes | Exception]) -> Passes:
+    if isinstance(found := executed[path], Exception):
+        pytest.fail(str(found))
+    return found
+
+
+@each_notebook(series.notebooks())
+def test_runs_twice_in_one_kernel(passes):
+    assert len(passes) == 2
+
+
+@each_notebook(series.notebooks())
+def test_is_done_in_time(path, passes):
+    for _, seconds in passes:
+        assert seconds <= SECONDS.get(path.name[:2], 15)
+
+
+@each_notebook(series.notebooks())
+def test_prints_the_same_as_was_committed_in_both_passes(path, passes):
+    committed = series.code_cells(series.read(path))
+    for notebook, _ in passes:
+        for was, now in zip(committed, series.code_cells(notebook), strict=True):
+            if "volatile" not in series.tags(was):
+                assert series.printed(now) == series.printed(was), was.source
+
+
+@each_notebook(series.notebooks())
+def test_prints_nothing_to_stderr(passes):
+    for notebook, _ in passes:
+        for cell in series.code_cells(notebook):
+            assert not [o.text for o in cell.outputs if o.get("name") == "stderr"], cell.source
+
+
+@each_notebook([path for path in series.notebooks() if path.stem.endswith("_solutions")])
+def test_every_solution_is_right(passes):
+    for notebook, _ in passes:
+        checked = [c for c in series.code_cells(notebook) if "await check(" in c.source]
+        assert checked
+        for cell in checked:
+            assert series.printed(cell).endswith(" right"), cell.source
+
+
+@each_notebook(series.notebooks())
+def test_is_committed_as_the_refresh_command_writes_it(path):
+    notebook = series.read(path)
+    assert notebook == series.normalised(notebook)
+    assert notebook == series.with_quotes(notebook)
+    numbers = [cell.execution_count for cell in series.code_cells(notebook)]
+    assert numbers == list(range(1, len(numbers) + 1))
