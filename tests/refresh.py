@@ -38,6 +38,7 @@ def refresh_readme() -> None:
     for path in series.chapters():
         for cell in series.code_cells(series.read(path)):
             if "readme" in series.tags(cell):
+                series.FIGURE.parent.mkdir(exist_ok=True)
                 series.FIGURE.write_bytes(base64.b64decode(cell.outputs[0].data["image/png"]))
 
 

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-FIGURE = NOTEBOOKS / "readme.png"
+FIGURE = ROOT / ".github" / "readme.png"
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -83,7 +83,11 @@ async def run(
     """
     notebook = copy.deepcopy(notebook or read(path))
     client = NotebookClient(
-        notebook, timeout=60, kernel_name="python3", record_timing=False, coalesce_streams=True,
+        notebook,
+        timeout=60,
+        kernel_name="python3",
+        record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     done = []
@@ -136,7 +140,9 @@ def with_quotes(notebook: NotebookNode, folder: Path = NOTEBOOKS) -> NotebookNod
             quoting.setdefault(quote.partition("#")[0], []).append(cell)
     for module, cells in quoting.items():
         names = [cell.metadata["quote"].partition("#")[2] for cell in cells]
-        for cell, source in zip(cells, _cut((folder / module).read_text(), module, names), strict=True):
+        for cell, source in zip(
+            cells, _cut((folder / module).read_text(), module, names), strict=True
+        ):
             cell.source = source
     return notebook
 
@@ -185,5 +191,8 @@ def other_versions() -> list[str]:
     """Packages that the committed outputs are pinned to and that are installed otherwise."""
     lines = (ROOT / "tests" / "requirements.txt").read_text().splitlines()
     pinned = [Requirement(line) for line in lines if "==" in line]
-    return [f"{pin} ({version(pin.name)} is installed)" for pin in pinned
-            if version(pin.name) not in pin.specifier]
+    return [
+        f"{pin} ({version(pin.name)} is installed)"
+        for pin in pinned
+        if version(pin.name) not in pin.specifier
+    ]

@@ -18,7 +18,11 @@ SECTIONS = ["In Nest this is…", "What you built", "Exercises", "In practice", 
 # What a cell does not do (the whole kernel would wait, or listen to the world), unless
 # it is tagged blocks-on-purpose.
 BLOCKING = {
-    "asyncio.run", "time.sleep", "input", "requests.get", "urllib.request.urlopen",
+    "asyncio.run",
+    "time.sleep",
+    "input",
+    "requests.get",
+    "urllib.request.urlopen",
     "subprocess.run",
 }
 NEVER = ["localhost", "0.0.0.0", "websockets.legacy", "import nest_asyncio\n", "request.headers)"]
@@ -67,7 +71,7 @@ def test_begins_with_what_the_reader_wants_to_know(path):
 @each_chapter
 def test_ends_with_the_required_sections_and_a_cell_that_stops_everything(path):
     notebook = series.read(path)
-    assert headings(notebook, 2)[-len(SECTIONS):] == SECTIONS
+    assert headings(notebook, 2)[-len(SECTIONS) :] == SECTIONS
     assert notebook.cells[-1].source.startswith("await kernel.stop_all()")
 
 

@@ -132,7 +132,9 @@ async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
 async def test_what_was_sent_expected_and_received_is_shown():
     lines = (await check("00.1", echo)).text.splitlines()
     assert [line.split() for line in lines[1:]] == [
-        ["sent", "'abc'"], ["expected", "'cba'"], ["received", "'abc'"],
+        ["sent", "'abc'"],
+        ["expected", "'cba'"],
+        ["received", "'abc'"],
     ]
 
 

@@ -28,13 +28,15 @@ class Picture:
 
     def __init__(self, figure: Figure, alt: str) -> None:
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=2 * figure.dpi, metadata={"Software": None})
         self.png = buffer.getvalue()
         self.alt = alt
+        self._width = int(figure.bbox.width)
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
-        return data, {"image/png": {"alt": self.alt}}
+        # Twice as many pixels as the page gives it: sharp on every screen.
+        return data, {"image/png": {"alt": self.alt, "width": self._width}}
 
 
 def longest_gap(stamps: Sequence[float]) -> tuple[float, float]:
@@ -58,11 +60,16 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
             begin, end = longest_gap(stamps)
             if end - begin > 0.2:
                 axes.barh(height, end - begin, 0.64, begin, color=BLOCKED, alpha=0.25)
-                axes.text((begin + end) / 2, height, f"nothing for {end - begin:.2f} s",
-                          ha="center", va="center", color="#7A3500")
+                axes.text(
+                    (begin + end) / 2,
+                    height,
+                    f"nothing for {end - begin:.2f} s",
+                    ha="center",
+                    va="center",
+                    color="#7A3500",
+                )
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
         axes.set_title(title)
-        alt = f"{title}: time stamps of {' and of '.join(rows)}."
-        return Picture(figure, alt)
+        return Picture(figure, f"{title}: a row of strokes for each of {', '.join(rows)}.")

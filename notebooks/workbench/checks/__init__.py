@@ -28,9 +28,8 @@ class Wrong(Exception):
 
     @classmethod
     def comparing(cls, hint: str, sent: object, expected: object, received: object) -> Wrong:
-        return cls(
-            f"{hint}\n    sent      {sent!r}\n    expected  {expected!r}\n    received  {received!r}"
-        )
+        rows = {"sent": sent, "expected": expected, "received": received}
+        return cls("\n    ".join([hint, *(f"{name:10}{value!r}" for name, value in rows.items())]))
 
 
 class Blocked(Exception):

@@ -1,0 +1,137 @@
+"""README.md and binder/: what they promise is so, on a machine with nothing but Python."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import refresh
+import series
+from test_chapters import targets
+
+README = (series.ROOT / "README.md").read_text()
+
+
+def command(ending: str) -> str:
+    [line] = [line for line in README.splitlines() if line.endswith(ending)]
+    return line
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The files of the repository as they are now, without anything that was installed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=series.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout: which files belong to the repository is not known")
+    for name in filter(None, listed.stdout.split("\0")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(series.ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+async def test_the_first_command_opens_chapter_00_and_its_packages_run_it(clone, tmp_path):
+    config = tmp_path / "config"
+    config.mkdir()
+    (config / "jupyter_server_config.py").write_text(
+        "c.ServerApp.allow_root = True\nc.ServerApp.port = 0\n"
+    )
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    environment = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(config),
+        "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"),
+        "BROWSER": str(browser),
+    }
+    set_up, launch = command("00_start_here.ipynb").rsplit("&&", 1)
+    process = await asyncio.create_subprocess_shell(
+        f"{set_up} && exec {launch}",
+        cwd=clone,
+        env=environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(300):
+            while not opened.exists():
+                assert process.returncode is None, "the command ended"
+                await asyncio.sleep(0.2)
+        page = Path(opened.read_text().strip().removeprefix("file://")).read_text()
+        assert re.search(r"/lab/tree/00_start_here\.ipynb\?token=", page)
+    finally:
+        process.terminate()
+        await process.wait()
+    subprocess.run(
+        [clone / ".venv/bin/jupyter", "execute", clone / "notebooks/00_start_here.ipynb"],
+        check=True,
+        env=environment,
+        capture_output=True,
+    )
+
+
+def test_the_second_command_is_what_ci_runs():
+    assert command(".venv/bin/pytest").startswith("python3 -m venv .venv && ")
+    assert r"grep '\.venv/bin/pytest$' README.md" in (series.ROOT / ".ci/run").read_text()
+
+
+def test_every_chapter_has_its_row_and_no_link_leads_nowhere():
+    for path in series.chapters():
+        [row] = [row for row in README.splitlines() if f"(notebooks/{path.name})" in row]
+        title = series.read(path).cells[0].source.splitlines()[0].removeprefix("# ")
+        minutes = re.search(r"\*\*Time\*\* (\d+) minutes", series.read(path).cells[0].source)[1]
+        assert f"[{path.name[:2]} {title}]" in row
+        assert f"| {minutes} |" in row
+        assert f"HEAD?urlpath=lab/tree/notebooks/{path.name})" in row
+    for target in targets(README):
+        assert target.startswith("https://") or (series.ROOT / target).exists(), target
+
+
+def test_the_binder_links_name_the_repository_that_is_set():
+    assert refresh.with_address(README, series.settings()["repository"]) == README
+    moved = refresh.with_address(README, "someone/somewhere")
+    assert "mybinder.org/v2/gh/someone/somewhere/HEAD?urlpath=lab/tree/notebooks/00" in moved
+
+
+def test_the_figure_is_one_that_a_chapter_drew():
+    drawn = [
+        base64.b64decode(cell.outputs[0].data["image/png"])
+        for path in series.chapters()
+        for cell in series.code_cells(series.read(path))
+        if "readme" in series.tags(cell)
+    ]
+    assert drawn == [series.FIGURE.read_bytes()]
+
+
+def test_binder_plans_the_image_with_our_python_and_our_packages():
+    if not (program := shutil.which("jupyter-repo2docker", path=Path(sys.executable).parent)):
+        pytest.fail("jupyter-repo2docker is missing, though tests/requirements.txt names it")
+    plan = subprocess.run(
+        [program, "--no-build", "--debug", "--user-id", "1000", "--user-name", "reader", "."],
+        cwd=series.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    ).stdout
+    assert 'pip install --no-cache-dir -r "binder/requirements.txt"' in plan
+    assert "Building conda environment for python=3.11" in plan
+
+
+def test_binder_asks_for_what_ci_tests():
+    assert (series.ROOT / "binder/requirements.txt").read_text() == "-r ../requirements.txt\n"
+    wanted = (series.ROOT / "binder/runtime.txt").read_text().strip()
+    if os.environ.get("CI"):
+        assert wanted == f"python-{sys.version_info.major}.{sys.version_info.minor}"
