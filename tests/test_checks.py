@@ -55,6 +55,28 @@ async def count_at_once(connection):
         await connection.send(str(n))
 
 
+async def count_hard_coded(connection):
+    for n in "3210":
+        await connection.send(n)
+        await asyncio.sleep(0.1)
+
+
+async def count_below_zero(connection):
+    for n in range(int(await connection.recv()), -3, -1):
+        await connection.send(str(n))
+        await asyncio.sleep(0.1)
+
+
+async def count_slowly(connection):
+    for n in range(int(await connection.recv()), -1, -1):
+        await connection.send(str(n))
+        await asyncio.sleep(0.6)
+
+
+async def count_in_one_message(connection):
+    await connection.send("3, 2, 1, 0")
+
+
 async def count_to_one(connection):
     for n in range(int(await connection.recv()), 0, -1):
         await connection.send(str(n))
@@ -78,6 +100,45 @@ async def ask(url, question):
         return await client.recv()
 
 
+async def reverse_bytes(connection):
+    async for message in connection:
+        await connection.send(message[::-1].encode())
+
+
+async def reverse_without_await(connection):
+    async for message in connection:
+        connection.send(message[::-1]).close()
+
+
+async def reverse_yielding(connection):
+    async for message in connection:
+        yield message[::-1]
+
+
+async def ask_over_one_connection(url, questions):
+    async with connect(url) as client:
+        for question in questions:
+            await client.send(question)
+        return [await client.recv() for _ in questions]
+
+
+async def ask_over_open_connections_in_turn(url, questions):
+    async with connect(url) as a, connect(url) as b, connect(url) as c, connect(url) as d:
+        answers = []
+        for client, question in zip((a, b, c, d), questions, strict=True):
+            await client.send(question)
+            answers.append(await client.recv())
+        return answers
+
+
+async def ask_without_await(url, questions):
+    return asyncio.gather(*(ask(url, question) for question in questions))
+
+
+async def ask_and_sort(url, questions):
+    return sorted(await asyncio.gather(*(ask(url, question) for question in questions)))
+
+
 async def ask_in_turn(url, questions):
     return [await ask(url, question) for question in questions]
 
@@ -98,25 +159,39 @@ async def ask_blocking(url, questions):
 @pytest.mark.parametrize("exercise", ["00.1", "00.2", "00.3"])
 async def test_a_stub_is_not_attempted_yet(exercise):
     verdict = await check(exercise, stub)
-    assert (verdict.passed, verdict.text) == (None, "not attempted yet")
+    assert (verdict.passed, verdict.text) == (
+        None,
+        "not attempted yet: raise NotImplementedError is still there",
+    )
 
 
 @pytest.mark.parametrize(
     ("exercise", "answer", "hint"),
     [
-        ("00.1", echo, "another text came back"),
+        ("00.1", echo, "something else came back"),
+        ("00.1", reverse_bytes, "reversed, a str"),
+        ("00.1", reverse_without_await, r"await connection.send\(...\) each time"),
+        ("00.1", reverse_yielding, "yield makes the function a generator"),
         ("00.1", silent, "nothing came back within 2 s"),
         ("00.1", reverse_once, "closed, as happens when the handler returns"),
         ("00.1", reverse_wrongly, "AttributeError: 'str' object has no attribute 'reversed'"),
         ("00.1", block, "your code stopped the whole kernel"),
         ("00.1", "reverse", "the answer is the function itself"),
         ("00.2", count_asleep, r"the kernel stood still for \d.\d s while your handler waited"),
-        ("00.2", count_at_once, "the numbers came at once"),
-        ("00.2", count_to_one, "a number is missing"),
+        ("00.2", count_at_once, "numbers came at once"),
+        ("00.2", count_hard_coded, "from the number sent down to 0"),
+        ("00.2", count_below_zero, "from the number sent down to 0"),
+        ("00.2", count_slowly, "the numbers came slowly"),
+        ("00.2", count_in_one_message, "a message each"),
+        ("00.2", count_to_one, "from the number sent down to 0"),
         ("00.2", count_up, "other messages came back"),
         ("00.2", count_in_integers, "your code raised TypeError"),
-        ("00.3", ask_in_turn, "at most 1 of 4 connections were open at once"),
-        ("00.3", ask_as_completed, "put them in the order of the questions"),
+        ("00.3", ask_in_turn, "at most 1 of 4 questions were under way at once"),
+        ("00.3", ask_over_open_connections_in_turn, "at most 1 of 4 questions"),
+        ("00.3", ask_over_one_connection, "1 connections were opened for 4 questions"),
+        ("00.3", ask_as_completed, "in another order than the questions"),
+        ("00.3", ask_and_sort, "in another order than the questions"),
+        ("00.3", ask_without_await, "has not been awaited"),
         ("00.3", ask_and_forget, "return a list with the answer to each question"),
         ("00.3", ask_blocking, "your code stopped the whole kernel"),
         ("00.3", None, "the answer is the function itself"),

@@ -58,7 +58,9 @@ async def check(exercise: str, answer: Any) -> Verdict:
             async with asyncio.timeout(SECONDS):
                 await probe(answer)
     except NotImplementedError:
-        return Verdict(exercise, None, "not attempted yet")
+        return Verdict(
+            exercise, None, "not attempted yet: raise NotImplementedError is still there"
+        )
     except Wrong as found:
         return Verdict(exercise, False, f"not yet: {found}")
     except Blocked:
@@ -75,8 +77,7 @@ async def check(exercise: str, answer: Any) -> Verdict:
 @asynccontextmanager
 async def serving(handler: kernel.Handler) -> AsyncIterator[kernel.Server]:
     """The handler behind a real socket; if it raised, that is what the block raises."""
-    if not inspect.iscoroutinefunction(handler):
-        raise Wrong("the answer is the function itself, made with async def")
+    require_coroutine_function(handler)
     server = await kernel.start("the check", handler)
     try:
         yield server
@@ -84,6 +85,14 @@ async def serving(handler: kernel.Handler) -> AsyncIterator[kernel.Server]:
         raise (server.errors or [error])[0] from None
     finally:
         await kernel.stop("the check", grace=0.1)
+
+
+def require_coroutine_function(answer: object) -> None:
+    """Raise Wrong, with what is wrong, if the answer is no `async def` function."""
+    if inspect.isasyncgenfunction(answer):
+        raise Wrong("yield makes the function a generator: await connection.send(...) sends")
+    if not inspect.iscoroutinefunction(answer):
+        raise Wrong("the answer is the function itself, made with async def")
 
 
 def _find(exercise: str) -> Callable[[Any], Awaitable[None]] | None:

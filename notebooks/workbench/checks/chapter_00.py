@@ -12,7 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from workbench.checks import Wrong, serving
+from workbench.checks import Wrong, require_coroutine_function, serving
 from workbench.kernel import Handler
 
 
@@ -20,29 +20,25 @@ async def reverse(handler: Handler) -> None:
     """00.1: every message comes back reversed."""
     async with serving(handler) as server, connect(server.url) as client:
         for sent in ("abc", "a second message"):
-            expected = sent[::-1]
+            expected, received = sent[::-1], None
             try:
                 await client.send(sent)
                 received = await asyncio.wait_for(client.recv(), 2)
             except TimeoutError:
-                hint = "nothing came back within 2 s: await connection.send(...) for each message"
-                raise Wrong.comparing(hint, sent, expected, None) from None
+                hint = "nothing came back within 2 s: await connection.send(...) each time"
             except ConnectionClosed:
                 hint = (
                     "the connection was closed, as happens when the handler returns: "
                     "loop with async for over all messages"
                 )
-                raise Wrong.comparing(hint, sent, expected, None) from None
+            else:
+                hint = "something else came back: message[::-1] is the text reversed, a str"
             if received != expected:
-                hint = "another text came back: [::-1] turns a string round"
                 raise Wrong.comparing(hint, sent, expected, received)
 
 
 async def countdown(handler: Handler) -> None:
     """00.2: "3" is answered by "3", "2", "1", "0", a tenth of a second apart."""
-    expected = ["3", "2", "1", "0"]
-    received: list[str | bytes] = []
-    arrivals: list[float] = []
     stamps: list[float] = []
 
     async def tick() -> None:
@@ -52,60 +48,85 @@ async def countdown(handler: Handler) -> None:
 
     ticking = asyncio.ensure_future(tick())
     try:
-        async with serving(handler) as server, connect(server.url) as client:
-            await client.send("3")
-            while len(received) < len(expected):
-                received.append(await asyncio.wait_for(client.recv(), 2))
-                arrivals.append(perf_counter())
-    except (TimeoutError, ConnectionClosed):
-        hint = "a number is missing: from what was sent down to 0, a message each"
-        raise Wrong.comparing(hint, "3", expected, received) from None
+        async with serving(handler) as server:
+            arrivals = await _count(server.url, 3)
+            await _count(server.url, 2)
     finally:
         ticking.cancel()
-    if received != expected:
-        hint = "other messages came back: from what was sent down to 0, each as text"
-        raise Wrong.comparing(hint, "3", expected, received)
-    gaps = [after - before for before, after in pairwise(stamps)]
-    if (frozen := sum(gap for gap in gaps if gap > 0.05)) > 0.2:
+    frozen = sum(gap for gap in _gaps(stamps) if gap > 0.05)
+    if frozen > 0.2:
         raise Wrong(
             f"the kernel stood still for {frozen:.1f} s while your handler waited: "
             "await asyncio.sleep(0.1) waits without stopping the others"
         )
-    if arrivals[-1] - arrivals[0] < 0.2:
-        raise Wrong("the numbers came at once: wait a tenth of a second after each")
+    if min(_gaps(arrivals)) < 0.05:
+        raise Wrong(
+            "numbers came at once: await asyncio.sleep(0.1) after each (await is what waits)"
+        )
+    if sum(_gaps(arrivals)) > 1.5:
+        raise Wrong("the numbers came slowly: a tenth of a second apart")
+
+
+async def _count(url: str, number: int) -> list[float]:
+    """Have a handler count down; when its messages came, which must be the right ones."""
+    sent, expected = str(number), [str(n) for n in range(number, -1, -1)]
+    received: list[str | bytes] = []
+    arrivals = []
+    async with connect(url) as client:
+        try:
+            await client.send(sent)
+            while True:
+                # After the last number, waits a little for what should not come.
+                patience = 2 if len(received) < len(expected) else 0.3
+                received.append(await asyncio.wait_for(client.recv(), patience))
+                arrivals.append(perf_counter())
+        except (TimeoutError, ConnectionClosed):
+            pass
+    if received != expected:
+        hint = "other messages came back: from the number sent down to 0, a message each, as text"
+        raise Wrong.comparing(hint, sent, expected, received)
+    return arrivals
+
+
+def _gaps(stamps: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(stamps)]
 
 
 async def ask_all(function: Callable[[str, list[str]], Awaitable[list[str]]]) -> None:
     """00.3: questions are asked side by side, the answers are in the questions' order."""
-    if not inspect.iscoroutinefunction(function):
-        raise Wrong("the answer is the function itself, made with async def")
-    questions = ["4", "3", "2", "1"]
-    expected = ["answer to 4", "answer to 3", "answer to 2", "answer to 1"]
-    open_now = most_open = 0
+    require_coroutine_function(function)
+    questions = ["3", "1", "4", "2"]
+    expected = [f"answer to {question}" for question in questions]
+    connections = asking = most_asking = 0
 
     async def slow(connection: ServerConnection) -> None:
-        nonlocal open_now, most_open
-        open_now += 1
-        most_open = max(most_open, open_now)
-        try:
-            async for question in connection:
-                await asyncio.sleep(0.1 * int(question))
-                await connection.send(f"answer to {question}")
-        finally:
-            open_now -= 1
+        nonlocal connections, asking, most_asking
+        connections += 1
+        async for question in connection:
+            asking += 1
+            most_asking = max(most_asking, asking)
+            await asyncio.sleep(0.1 * int(question))
+            await connection.send(f"answer to {question}")
+            asking -= 1
 
     async with serving(slow) as server:
         received = await function(server.url, list(questions))
+        waiting = received if isinstance(received, list) else [received]
+        if any(inspect.isawaitable(item) for item in waiting):
+            await asyncio.gather(*waiting, return_exceptions=True)
+            raise Wrong("what came back has not been awaited: await what gather gives")
     if not isinstance(received, list) or sorted(map(str, received)) != sorted(expected):
         hint = "return a list with the answer to each question"
         raise Wrong.comparing(hint, questions, expected, received)
     if received != expected:
-        hint = "the answers are in the order they came: put them in the order of the questions"
+        hint = "the answers are in another order than the questions"
         raise Wrong.comparing(hint, questions, expected, received)
-    if most_open < len(questions):
+    if connections < len(questions):
+        raise Wrong(f"{connections} connections were opened for 4 questions: each has its own")
+    if most_asking < len(questions):
         raise Wrong(
-            f"at most {most_open} of 4 connections were open at once: "
-            "start all the questions first, asyncio.gather waits for all of them"
+            f"at most {most_asking} of 4 questions were under way at once: "
+            "start them all first, asyncio.gather waits for all of them"
         )
 
 
