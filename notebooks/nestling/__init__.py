@@ -1,0 +1,1 @@
+"""What the chapters build: WebSockets, from the wire up."""
