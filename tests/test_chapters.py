@@ -114,14 +114,21 @@ def test_cells_block_nothing_and_open_nothing_to_the_world(path):
         assert not [word for word in NEVER if word in cell.source], cell.source
 
 
+def unbounded(node: ast.AST, bounded: bool = False) -> Iterator[str]:
+    """The `async with` lines that connect and stand under no asyncio.timeout."""
+    if isinstance(node, ast.AsyncWith):
+        for entered in (ast.unparse(item.context_expr) for item in node.items):
+            bounded = bounded or entered.startswith("asyncio.timeout(")
+            if entered.startswith("connect(") and not bounded:
+                yield entered
+    for child in ast.iter_child_nodes(node):
+        yield from unbounded(child, bounded)
+
+
 @each_notebook
 def test_every_connection_stands_under_a_timeout(path):
     for cell in series.code_cells(series.read(path)):
-        for node in ast.walk(tree(cell)):
-            if isinstance(node, ast.AsyncWith):
-                entered = [ast.unparse(item.context_expr) for item in node.items]
-                if any(call.startswith("connect(") for call in entered):
-                    assert entered[0].startswith("asyncio.timeout("), cell.source
+        assert not list(unbounded(tree(cell))), cell.source
 
 
 @each_notebook

@@ -117,22 +117,23 @@ def build_request(
 def parse_request(data: bytes) -> tuple[Request, bytes] | None:
     """The request at the beginning of `data`, and the bytes behind it.
 
-    Gives None while the head is not complete. Raises Refusal with status 400 if it
-    is no HTTP/1.1 request, and with 431 if it is longer than MAX_HEAD.
+    Gives None while the head is not complete. Raises Refusal: 400 if it is no HTTP
+    request, 431 if it is longer than MAX_HEAD, 505 for another version than HTTP/1.1.
     """
     try:
-        if (parsed := _parse_head(data)) is None:
-            return None
-        line, headers, rest = parsed
-        match = re.fullmatch(r"(\S+) (\S+) (HTTP/\d\.\d)", line)
-        if not match or not _TOKEN.fullmatch(match[1]):
-            raise HandshakeError(f"not a request line: {line[:80]!r}")
-        if match[3] != "HTTP/1.1":
-            raise HandshakeError(f"HTTP/1.1 is required, not {match[3]}")
+        parsed = _parse_head(data)
     except HeadTooLong as error:
         raise Refusal(431, str(error)) from None
     except HandshakeError as error:
         raise Refusal(400, str(error)) from None
+    if parsed is None:
+        return None
+    line, headers, rest = parsed
+    match = re.fullmatch(r"(\S+) (\S+) HTTP/(\d\.\d)", line)
+    if not match or not _TOKEN.fullmatch(match[1]):
+        raise Refusal(400, f"not a request line: {line[:80]!r}")
+    if match[3] != "1.1":
+        raise Refusal(505, f"HTTP/1.1 is required, not {match[3]}")
     return Request(match[1], match[2], headers), rest
 
 
@@ -140,8 +141,8 @@ def check_request(request: Request, paths: Collection[str] | None = None) -> Non
     """Whether a server may accept the request (section 4.2.1).
 
     With `paths`, only these are served; the query is not compared. Raises Refusal:
-    405 for another method than GET, 404 for another path, 426 for no upgrade or
-    another version, 400 for all else.
+    405 for another method than GET, 404 for another path, 426 if no upgrade is asked
+    for or another version of WebSocket, 400 for all else.
     """
     headers = request.headers
     for name in ("Host", "Sec-WebSocket-Key", "Sec-WebSocket-Version"):
@@ -164,7 +165,7 @@ def _check_upgrade(headers: Headers) -> None:
     if "websocket" not in map(str.lower, headers.tokens("Upgrade")):
         raise Refusal(426, "this is a WebSocket server: Upgrade: websocket is missing", required)
     if "upgrade" not in map(str.lower, headers.tokens("Connection")):
-        raise Refusal(400, "Connection does not list Upgrade")
+        raise Refusal(426, "Connection does not list Upgrade", required)
     if (version := headers.get("Sec-WebSocket-Version")) != VERSION:
         why = f"Sec-WebSocket-Version is {version or 'missing'}, and must be {VERSION}"
         raise Refusal(426, why, required)

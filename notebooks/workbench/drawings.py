@@ -9,14 +9,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from nestling.frames import Decoder, Frame, encode
+from nestling.handshake import Request, Response
+
+from workbench.trace import Body, Content, Trace, Undecoded
 
 STYLE = Path(__file__).with_name("nestling.mplstyle")
 
 # One meaning for each colour in the whole series, told apart by the colour-blind
 # too (Okabe and Ito's palette).
-ALIVE = "#0072B2"
-BLOCKED = "#D55E00"
+LOOP = "#555555"
+HTTP = "#E69F00"
+DATA = "#0072B2"
+CONTROL = "#009E73"
+LENGTH = "#F0E442"
+MASK = "#CC79A7"
+TROUBLE = "#D55E00"
 
 
 class Picture:
@@ -56,10 +68,10 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
         figure = Figure(figsize=(8, 0.6 + 0.9 * len(rows)))
         axes = figure.subplots()
         for height, stamps in enumerate(rows.values()):
-            axes.vlines(stamps, height - 0.32, height + 0.32, color=ALIVE, linewidth=1.6)
+            axes.vlines(stamps, height - 0.32, height + 0.32, color=LOOP, linewidth=1.6)
             begin, end = longest_gap(stamps)
             if end - begin > 0.2:
-                axes.barh(height, end - begin, 0.64, begin, color=BLOCKED, alpha=0.25)
+                axes.barh(height, end - begin, 0.64, begin, color=TROUBLE, alpha=0.25)
                 axes.text(
                     (begin + end) / 2,
                     height,
@@ -73,3 +85,116 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
         axes.set_xlabel("seconds")
         axes.set_title(title)
         return Picture(figure, f"{title}: a row of strokes for each of {', '.join(rows)}.")
+
+
+def sequence(trace: Trace, title: str) -> Picture:
+    """A sequence diagram: the client's and the server's line, and an arrow for each item.
+
+    The arrows stand in the order in which the items were sent, at equal distances.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 0.9 + 0.46 * len(trace)))
+        axes = figure.subplots()
+        axes.vlines([0, 1], -0.6, len(trace), color="black", linewidth=1)
+        for row, item in enumerate(trace):
+            begin, end = (0, 1) if item.sender == "client" else (1, 0)
+            colour = _colour(item.content)
+            axes.annotate(
+                "",
+                (end, row + 0.25),
+                (begin, row),
+                arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6},
+            )
+            axes.text(0.5, row - 0.02, item.label, ha="center", va="bottom", color=_dark(colour))
+        for place, name in enumerate(("client", "server")):
+            axes.text(place, -0.75, name, ha="center", va="bottom", weight="bold")
+        axes.set(xlim=(-0.1, 1.1), ylim=(len(trace), -1.2))
+        axes.set_title(title, pad=12)
+        axes.axis("off")
+        said = "; ".join(f"{item.sender}: {item.label}" for item in trace)
+        return Picture(figure, f"{title}. In this order, {said}.")
+
+
+def frame(raw: bytes, title: str) -> Picture:
+    """The bytes of one frame: the first two bit by bit, then all of them, by their fields.
+
+    Of a long payload only the beginning is drawn. Raises ValueError unless `raw` is
+    exactly one whole frame.
+    """
+    [decoded] = Decoder(max_payload=len(raw), allowed_rsv=7).feed(raw)
+    if encode(decoded) != raw:
+        raise ValueError(f"one frame of {len(encode(decoded))} bytes, and {len(raw)} were given")
+    header = len(raw) - len(decoded.payload)
+    kind = CONTROL if decoded.opcode.is_control else DATA
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 2.6))
+        axes = figure.subplots()
+        _draw_bits(axes, raw, kind)
+        _draw_bytes(axes, raw, decoded, header, kind)
+        axes.set(xlim=(-0.1, 16.1), ylim=(4.2, -0.8), title=title)
+        axes.axis("off")
+        masked = "masked" if decoded.mask else "not masked"
+        return Picture(
+            figure,
+            f"{title}: {decoded.opcode.name}, {masked}, a header of {header} bytes "
+            f"and a payload of {len(decoded.payload)}.",
+        )
+
+
+def _draw_bits(axes: Axes, raw: bytes, kind: str) -> None:
+    """The first two bytes as 16 boxes, with the names of the fields above."""
+    fields = [
+        ("FIN", 1, kind), ("RSV", 3, kind), ("opcode", 4, kind),
+        ("MASK", 1, MASK), ("length", 7, LENGTH),
+    ]  # fmt: skip
+    bits = f"{raw[0]:08b}{raw[1]:08b}"
+    place = 0
+    for name, width, colour in fields:
+        axes.text(place + width / 2, -0.2, name, ha="center", va="bottom", fontsize=9)
+        axes.hlines(-0.12, place + 0.06, place + width - 0.06, color="black", linewidth=1)
+        for bit in range(place, place + width):
+            _box(axes, bit, 0, bits[bit], colour)
+        place += width
+
+
+def _draw_bytes(axes: Axes, raw: bytes, decoded: Frame, header: int, kind: str) -> None:
+    """The frame byte by byte, as far as 16 go; under them, the payload unmasked."""
+    extended = header - (4 if decoded.mask else 0)
+    for index, byte in enumerate(raw[:16]):
+        colour = kind if index == 0 or index >= header else LENGTH if index < extended else MASK
+        _box(axes, index, 2.2, f"{byte:02x}", colour, strength=0.5 if index < header else 0.2)
+        if index >= header:
+            char = chr(decoded.payload[index - header])
+            axes.text(
+                index + 0.5, 3.6, char if char.isprintable() else "·", ha="center", va="center",
+                family="monospace",
+            )  # fmt: skip
+    axes.text(0, 2.05, "all bytes, in hexadecimal", va="bottom", fontsize=9)
+    if len(raw) > 16:
+        axes.text(16, 4.4, f"and {len(raw) - 16} bytes more", ha="right", va="center", fontsize=9)
+    if decoded.payload:
+        what = "unmasked" if decoded.mask else "as text"
+        axes.text(0, 3.6, f"payload, {what}", va="center", fontsize=9)
+
+
+def _box(axes: Axes, x: float, y: float, text: str, colour: str, strength: float = 0.45) -> None:
+    edge = {"edgecolor": "white", "linewidth": 1.5}
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=to_rgba(colour, strength), **edge))
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", family="monospace")
+
+
+def _colour(content: Content) -> str:
+    """What an item's colour says about it."""
+    match content:
+        case Request() | Response() | Body():
+            return HTTP
+        case Frame(opcode):
+            return CONTROL if opcode.is_control else DATA
+        case Undecoded():
+            return TROUBLE
+    return LOOP
+
+
+def _dark(colour: str) -> tuple[float, ...]:
+    """The same hue, dark enough to be read as text on white."""
+    return tuple(0.65 * part for part in to_rgb(colour))

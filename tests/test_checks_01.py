@@ -1,0 +1,158 @@
+"""The checks of chapter 01: wrong answers, and the hint that each must get."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from nestling.handshake import (
+    HandshakeError,
+    build_request,
+    check_response,
+    new_key,
+    parse_response,
+)
+from workbench.checks import check
+
+KEY = new_key()
+
+
+def exactly(connection):
+    return connection == "Upgrade"
+
+
+def anywhere(connection):
+    return "upgrade" in connection.lower()
+
+
+def case_matters(connection):
+    return "Upgrade" in [item.strip() for item in connection.split(",")]
+
+
+def spaces_matter(connection):
+    return "upgrade" in connection.lower().split(", ")
+
+
+async def waits(connection):
+    return True
+
+
+def servers_first(offered, supported):
+    return next((name for name in supported if name in offered), None)
+
+
+def first_offered(offered, supported):
+    return offered[0] if offered else None
+
+
+def fails_without_match(offered, supported):
+    return next(name for name in offered if name in supported)
+
+
+def empty_text(offered, supported):
+    return next((name for name in offered if name in supported), "")
+
+
+async def read_head(reader):
+    data = b""
+    while (parsed := parse_response(data)) is None:
+        if not (received := await reader.read(1000)):
+            raise HandshakeError("closed")
+        data += received
+    return parsed[0]
+
+
+async def trusting(reader, writer, path):
+    writer.write(build_request("127.0.0.1", path, key=new_key()))
+    return await read_head(reader)
+
+
+async def only_the_status(reader, writer, path):
+    writer.write(build_request("127.0.0.1", path, key=new_key()))
+    response = await read_head(reader)
+    if response.status != 101:
+        raise HandshakeError("refused")
+    return response
+
+
+async def one_key_for_all(reader, writer, path):
+    writer.write(build_request("127.0.0.1", path, key=KEY))
+    response = await read_head(reader)
+    check_response(response, KEY)
+    return response
+
+
+async def always_the_root(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", "/", key=key))
+    response = await read_head(reader)
+    check_response(response, key)
+    return response
+
+
+async def one_read(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    parsed = parse_response(await reader.read(1000))
+    if parsed is None:
+        raise HandshakeError("not a whole head")
+    check_response(parsed[0], key)
+    return parsed[0]
+
+
+async def reads_for_ever(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    data = b""
+    while (parsed := parse_response(data)) is None:
+        data += await reader.read(1000)
+        await asyncio.sleep(0)
+    check_response(parsed[0], key)
+    return parsed[0]
+
+
+async def returns_nothing(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    check_response(await read_head(reader), key)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "hint"),
+    [
+        ("01.1", exactly, "the value is a list"),
+        ("01.1", anywhere, "an item is compared as a whole"),
+        ("01.1", case_matters, "case means nothing"),
+        ("01.1", spaces_matter, "there need not be a space"),
+        ("01.1", waits, "def, without async"),
+        ("01.2", servers_first, "the order is the client's"),
+        ("01.2", first_offered, "the server does not support the first"),
+        ("01.2", fails_without_match, "StopIteration"),
+        ("01.2", empty_text, "give None"),
+        ("01.3", trusting, "no Sec-WebSocket-Accept, and your function believed it"),
+        ("01.3", only_the_status, "no Sec-WebSocket-Accept, and your function believed it"),
+        ("01.3", one_key_for_all, "the same key was sent twice"),
+        ("01.3", always_the_root, "another path was asked for"),
+        ("01.3", one_read, "came byte by byte"),
+        ("01.3", reads_for_ever, "read gives b'' when the server has closed"),
+        ("01.3", returns_nothing, "return the response"),
+        ("01.3", exactly, "made with async def"),
+    ],
+)
+async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
+    verdict = await check(exercise, answer)
+    assert verdict.passed is False
+    assert re.search(hint, verdict.text), verdict.text
+
+
+@pytest.mark.parametrize("exercise", ["01.1", "01.2", "01.3"])
+async def test_a_stub_is_not_attempted_yet(exercise):
+    def stub(*_):
+        raise NotImplementedError
+
+    async def stub_that_waits(*_):
+        raise NotImplementedError
+
+    verdict = await check(exercise, stub_that_waits if exercise == "01.3" else stub)
+    assert verdict.passed is None

@@ -1,0 +1,133 @@
+"""The checks of chapter 02: wrong answers, and the hint that each must get."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from nestling.frames import Decoder, Frame, Opcode, encode, new_mask
+from workbench.checks import check
+
+
+def always_short(length):
+    return bytes([0x81, length & 0x7F])
+
+
+def backwards(length):
+    return bytes([0x81, length]) if length <= 125 else b"\x81\x7e" + length.to_bytes(2, "little")
+
+
+def always_long(length):
+    return b"\x81\x7e" + length.to_bytes(2, "big")
+
+
+def without_fin(length):
+    return bytes([0x01, length]) if length <= 125 else b"\x01\x7e" + length.to_bytes(2, "big")
+
+
+def each_frame(frames):
+    return [f.payload.decode() if f.opcode is Opcode.TEXT else f.payload for f in frames]
+
+
+def joined(frames, control=True, late=True, text=True, clear=True):
+    """Puts messages together, with one of four things left out."""
+    done, parts, opcode = [], [], None
+    for frame in frames:
+        if control and frame.opcode.is_control:
+            continue
+        if frame.opcode is not Opcode.CONTINUATION:
+            opcode = frame.opcode
+            parts = [] if clear else parts
+        decoded = not late and opcode is Opcode.TEXT
+        parts.append(frame.payload.decode() if decoded else frame.payload)
+        if frame.fin:
+            whole = "".join(parts) if decoded else b"".join(parts)
+            as_text = text and not decoded and opcode is Opcode.TEXT
+            done.append(whole.decode() if as_text else whole)
+    return done
+
+
+def all_bytes(frames):
+    return joined(frames, text=False)
+
+
+def decoded_too_early(frames):
+    return joined(frames, late=False)
+
+
+def never_cleared(frames):
+    return joined(frames, clear=False)
+
+
+def without_empty(frames):
+    return [message for message in joined(frames) if message]
+
+
+async def answering(reader, writer, texts=True, pings=True, closes=True, mask=False):
+    """The server's side of a connection, with one thing wrong."""
+    decoder = Decoder(masked=True)
+    while data := await reader.read(1000):
+        for frame in decoder.feed(data):
+            key = new_mask() if mask else None
+            if frame.opcode is Opcode.TEXT and texts:
+                writer.write(encode(Frame(Opcode.TEXT, frame.payload, mask=key)))
+            if frame.opcode is Opcode.PING and pings:
+                writer.write(encode(Frame(Opcode.PONG, frame.payload)))
+            if frame.opcode is Opcode.CLOSE:
+                if closes:
+                    writer.write(encode(Frame(Opcode.CLOSE, frame.payload)))
+                return
+
+
+async def no_texts(reader, writer):
+    await answering(reader, writer, texts=False)
+
+
+async def no_pongs(reader, writer):
+    await answering(reader, writer, pings=False)
+
+
+async def no_goodbye(reader, writer):
+    await answering(reader, writer, closes=False)
+
+
+async def masked_answers(reader, writer):
+    await answering(reader, writer, mask=True)
+
+
+async def one_read_one_frame(reader, writer):
+    while data := await reader.read(1000):
+        [frame] = Decoder(masked=True).feed(data)
+        writer.write(encode(Frame(frame.opcode, frame.payload)))
+
+
+async def sent_back_as_it_came(reader, writer):
+    while data := await reader.read(1000):
+        writer.write(data)
+
+
+@pytest.mark.parametrize(
+    ("exercise", "answer", "hint"),
+    [
+        ("02.1", always_short, "from 126 on the second byte is 126"),
+        ("02.1", backwards, "the more significant one first"),
+        ("02.1", always_long, "the length in the second"),
+        ("02.1", without_fin, "FIN and opcode 1 in the first byte"),
+        ("02.2", each_frame, "a message ends with the frame that has FIN"),
+        ("02.2", all_bytes, "text as str, not bytes"),
+        ("02.2", decoded_too_early, "a character may be cut in two"),
+        ("02.2", never_cleared, "text as str, not bytes|nothing of the last"),
+        ("02.2", without_empty, "an empty message is one"),
+        ("02.3", no_texts, "no frame came back, after the text 'Hello'"),
+        ("02.3", no_pongs, "a ping was not answered"),
+        ("02.3", no_goodbye, "not answered with a close"),
+        ("02.3", masked_answers, "incorrect masking"),
+        ("02.3", one_read_one_frame, "ValueError"),
+        ("02.3", sent_back_as_it_came, "a server never masks"),
+        ("02.3", without_empty, "made with async def"),
+    ],
+)
+async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
+    verdict = await check(exercise, answer)
+    assert verdict.passed is False, verdict.text
+    assert re.search(hint, verdict.text), verdict.text
