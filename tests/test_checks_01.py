@@ -8,6 +8,7 @@ import re
 import pytest
 from nestling.handshake import (
     HandshakeError,
+    accept_key,
     build_request,
     check_response,
     new_key,
@@ -118,14 +119,49 @@ async def returns_nothing(reader, writer, path):
     check_response(await read_head(reader), key)
 
 
+async def status_and_accept(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    response = await read_head(reader)
+    if response.status != 101 or response.headers.get("Sec-WebSocket-Accept") != accept_key(key):
+        raise HandshakeError("not believed")
+    return response
+
+
+async def until_the_end_of_the_head(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    response, _ = parse_response(await reader.readuntil(b"\r\n\r\n"))
+    check_response(response, key)
+    return response
+
+
+def alphabetical(offered, supported):
+    return min(set(offered) & set(supported), default=None)
+
+
+def parts_at_spaces(connection):
+    return "upgrade" in connection.lower().replace(",", " ").split()
+
+
+def gives_a_match(connection):
+    return re.search("upgrade", connection.lower())
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "hint"),
     [
+        ("01.1", parts_at_spaces, "items are parted by commas"),
+        ("01.1", gives_a_match, "return True or False"),
+        ("01.2", alphabetical, "not the alphabet's"),
+        ("01.2", waits, "def without async"),
+        ("01.3", status_and_accept, "did not upgrade, and your function believed it"),
+        ("01.3", until_the_end_of_the_head, "IncompleteReadError.*raise HandshakeError"),
         ("01.1", exactly, "the value is a list"),
         ("01.1", anywhere, "an item is compared as a whole"),
         ("01.1", case_matters, "case means nothing"),
         ("01.1", spaces_matter, "there need not be a space"),
-        ("01.1", waits, "def, without async"),
+        ("01.1", waits, "def without async"),
         ("01.2", servers_first, "the order is the client's"),
         ("01.2", first_offered, "the server does not support the first"),
         ("01.2", fails_without_match, "StopIteration"),
@@ -134,7 +170,7 @@ async def returns_nothing(reader, writer, path):
         ("01.3", only_the_status, "no Sec-WebSocket-Accept, and your function believed it"),
         ("01.3", one_key_for_all, "the same key was sent twice"),
         ("01.3", always_the_root, "another path was asked for"),
-        ("01.3", one_read, "came byte by byte"),
+        ("01.3", one_read, "an answer came byte by byte"),
         ("01.3", reads_for_ever, "read gives b'' when the server has closed"),
         ("01.3", returns_nothing, "return the response"),
         ("01.3", exactly, "made with async def"),

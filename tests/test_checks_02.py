@@ -63,7 +63,7 @@ def without_empty(frames):
     return [message for message in joined(frames) if message]
 
 
-async def answering(reader, writer, texts=True, pings=True, closes=True, mask=False):
+async def answering(reader, writer, texts=True, pings=True, closes=b"\x03\xe9", mask=False):
     """The server's side of a connection, with one thing wrong."""
     decoder = Decoder(masked=True)
     while data := await reader.read(1000):
@@ -75,7 +75,8 @@ async def answering(reader, writer, texts=True, pings=True, closes=True, mask=Fa
                 writer.write(encode(Frame(Opcode.PONG, frame.payload)))
             if frame.opcode is Opcode.CLOSE:
                 if closes:
-                    writer.write(encode(Frame(Opcode.CLOSE, frame.payload)))
+                    writer.write(encode(Frame(Opcode.CLOSE, closes)))
+                writer.close()
                 return
 
 
@@ -88,7 +89,29 @@ async def no_pongs(reader, writer):
 
 
 async def no_goodbye(reader, writer):
-    await answering(reader, writer, closes=False)
+    await answering(reader, writer, closes=None)
+
+
+async def another_goodbye(reader, writer):
+    await answering(reader, writer)
+
+
+async def never_closes(reader, writer):
+    decoder = Decoder(masked=True)
+    answers = {Opcode.TEXT: Opcode.TEXT, Opcode.PING: Opcode.PONG, Opcode.CLOSE: Opcode.CLOSE}
+    while data := await reader.read(1000):
+        for frame in decoder.feed(data):
+            writer.write(encode(Frame(answers[frame.opcode], frame.payload)))
+            if frame.opcode is Opcode.CLOSE:
+                return
+
+
+async def waits(frames):
+    return []
+
+
+def counts_close(frames):
+    return joined([frame for frame in frames if frame.opcode is not Opcode.PING], control=False)
 
 
 async def masked_answers(reader, writer):
@@ -120,7 +143,11 @@ async def sent_back_as_it_came(reader, writer):
         ("02.2", without_empty, "an empty message is one"),
         ("02.3", no_texts, "no frame came back, after the text 'Hello'"),
         ("02.3", no_pongs, "a ping was not answered"),
-        ("02.3", no_goodbye, "not answered with a close"),
+        ("02.2", counts_close, "pong and close are control frames, too"),
+        ("02.2", waits, "def without async"),
+        ("02.3", no_goodbye, "a close is answered with a close of the same payload"),
+        ("02.3", another_goodbye, "a close is answered with a close of the same payload"),
+        ("02.3", never_closes, r"writer.close\(\)"),
         ("02.3", masked_answers, "incorrect masking"),
         ("02.3", one_read_one_frame, "ValueError"),
         ("02.3", sent_back_as_it_came, "a server never masks"),

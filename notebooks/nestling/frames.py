@@ -92,7 +92,7 @@ def new_mask() -> bytes:
 
 
 def apply_mask(data: bytes, mask: bytes) -> bytes:
-    """Each byte of `data` XOR the masking key's, over and over; twice is nothing (section 5.3)."""
+    """Each byte of `data` XOR the key's, over and over; again gives it back (section 5.3)."""
     size = len(data)
     repeated = (mask * (size // 4 + 1))[:size]
     masked = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
-# A fixed text that no server answers with by accident (section 1.3).
+# A fixed text that no program uses unless it knows WebSockets (section 1.3).
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 VERSION = "13"
 MAX_HEAD = 16_384  # bytes, start line and header fields together
@@ -64,7 +64,11 @@ class Headers(list[tuple[str, str]]):
 
 @dataclass(frozen=True)
 class Request:
-    """The head of an HTTP request. `path` is the request target, query included."""
+    """The head of an HTTP request.
+
+    path: from the first slash on, query included, also if the request named the
+          scheme and host before it (RFC 9112, section 3.2.2)
+    """
 
     method: str
     path: str
@@ -134,7 +138,8 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
         raise Refusal(400, f"not a request line: {line[:80]!r}")
     if match[3] != "1.1":
         raise Refusal(505, f"HTTP/1.1 is required, not {match[3]}")
-    return Request(match[1], match[2], headers), rest
+    path = re.sub(r"^https?://[^/?]*", "", match[2]) or "/"
+    return Request(match[1], path, headers), rest
 
 
 def check_request(request: Request, paths: Collection[str] | None = None) -> None:

@@ -95,6 +95,15 @@ def require_coroutine_function(answer: object) -> None:
         raise Wrong("the answer is the function itself, made with async def")
 
 
+def require_plain_function(answer: object) -> None:
+    """Raise Wrong if the answer is not a `def` function that returns its result."""
+    waits = inspect.iscoroutinefunction(answer)
+    if waits or inspect.isgeneratorfunction(answer) or inspect.isasyncgenfunction(answer):
+        raise Wrong("nothing waits here: def without async, and return without yield")
+    if not callable(answer):
+        raise Wrong("the answer is the function itself, without calling it")
+
+
 def _find(exercise: str) -> Callable[[Any], Awaitable[None]] | None:
     try:
         chapter, number = exercise.split(".")

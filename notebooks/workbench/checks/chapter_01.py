@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
+import re
 from asyncio import StreamReader, StreamWriter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from nestling.handshake import HandshakeError, accept, parse_request
+from nestling.handshake import accept, parse_request
 from websockets.asyncio.server import ServerConnection
 
-from workbench.checks import Wrong, require_coroutine_function, serving
+from workbench.checks import (
+    Wrong,
+    require_coroutine_function,
+    require_plain_function,
+    serving,
+)
 
 
 async def lists_upgrade(function: Callable[[str], bool]) -> None:
@@ -23,13 +28,16 @@ async def lists_upgrade(function: Callable[[str], bool]) -> None:
         "UPGRADE": (True, "case means nothing"),
         "upgrade , close": (True, "spaces around an item mean nothing"),
         "no-upgrade": (False, "an item is compared as a whole"),
+        "upgrade-insecure": (False, "an item is compared as a whole"),
+        "not upgrade": (False, "items are parted by commas, not by spaces"),
         "keep-alive": (False, "Upgrade is not in it"),
         "": (False, "an empty list"),
     }
-    if inspect.iscoroutinefunction(function):
-        raise Wrong("nothing waits here: def, without async")
+    require_plain_function(function)
     for sent, (expected, hint) in cases.items():
         received = function(sent)
+        if not isinstance(received, bool):
+            raise Wrong.comparing("return True or False", sent, expected, received)
         if received is not expected:
             raise Wrong.comparing(hint, sent, expected, received)
 
@@ -39,10 +47,12 @@ async def choose(function: Callable[[list[str], list[str]], str | None]) -> None
     cases = [
         (["a", "b"], ["a", "b"], "a", "the first of the client's list"),
         (["a", "b"], ["b", "a"], "a", "the order is the client's, not the server's"),
+        (["b", "a"], ["a", "b"], "b", "the order is the client's, not the alphabet's"),
         (["a", "b"], ["b"], "b", "the server does not support the first"),
         (["a"], ["b"], None, "none is supported: give None"),
         ([], ["b"], None, "nothing was offered: give None"),
     ]
+    require_plain_function(function)
     for offered, supported, expected, hint in cases:
         received = function(list(offered), list(supported))
         if received != expected:
@@ -56,16 +66,8 @@ async def open_websocket(function: OpenWebSocket) -> None:
     """01.3: a client's handshake, with a real server and with four that are not to be believed."""
     require_coroutine_function(function)
     await _opens_a_real_one(function)
-    lies = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    untrusted = {
-        "the server sent no Sec-WebSocket-Accept": lies + b"\r\n",
-        "Sec-WebSocket-Accept did not match the key": lies
-        + b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        "the server refused with 404": b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-        "the server closed the connection without an answer": b"",
-    }
-    for what, answer in untrusted.items():
-        await _is_refused(function, what, answer)
+    for what, spoil in _SPOILED.items():
+        await _is_refused(function, what, spoil)
     await _reads_pieces(function)
 
 
@@ -88,19 +90,39 @@ async def _opens_a_real_one(function: OpenWebSocket) -> None:
         raise Wrong("the same key was sent twice: new_key() for each connection")
 
 
-async def _is_refused(function: OpenWebSocket, what: str, answer: bytes) -> None:
+# Answers that a client must not believe, each made from the right one.
+_SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "the server sent no Sec-WebSocket-Accept": lambda right: re.sub(
+        rb"Sec-WebSocket-Accept.*\r\n", b"", right
+    ),
+    "Sec-WebSocket-Accept did not match the key": lambda right: re.sub(
+        rb"Accept: .*\r\n", b"Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", right
+    ),
+    "the server did not upgrade": lambda right: right.replace(b"Upgrade: websocket\r\n", b""),
+    "the server chose a subprotocol that was not offered": lambda right: right.replace(
+        b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chess\r\n\r\n"
+    ),
+    "the server refused with 404": lambda _: b"HTTP/1.1 404 Not Found\r\n\r\n",
+    "the server closed the connection without an answer": lambda _: b"",
+}
+
+
+async def _is_refused(function: OpenWebSocket, what: str, spoil: Callable[[bytes], bytes]) -> None:
     async def handle(reader: StreamReader, writer: StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
+        request, _ = parse_request(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(spoil(accept(request)))
         writer.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         try:
             await _call(function, server.sockets[0].getsockname()[1])
+        except (Wrong, NotImplementedError):
+            raise
         except Exception as error:
             # A chapter's reader may raise the class that a quoted cell has defined.
             if "HandshakeError" not in [base.__name__ for base in type(error).__mro__]:
-                raise
+                raised = f"your function raised {type(error).__name__}: {error}"
+                raise Wrong(f"{what}, and {raised}; raise HandshakeError") from None
         else:
             raise Wrong(f"{what}, and your function believed it: raise HandshakeError")
 
@@ -116,8 +138,11 @@ async def _reads_pieces(function: OpenWebSocket) -> None:
     async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
         try:
             await _call(function, server.sockets[0].getsockname()[1])
-        except HandshakeError as error:
-            raise Wrong(f"an answer that came byte by byte was not understood: {error}") from None
+        except Wrong:
+            raise
+        except Exception as error:
+            raised = f"your function raised {type(error).__name__}: {error}"
+            raise Wrong(f"an answer came byte by byte, and {raised}") from None
 
 
 async def _call(function: OpenWebSocket, port: int) -> Any:

@@ -11,7 +11,7 @@ from nestling.handshake import accept, parse_request
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from workbench.checks import Wrong, require_coroutine_function
+from workbench.checks import Wrong, require_coroutine_function, require_plain_function
 
 
 async def text_header(function: Callable[[int], bytes]) -> None:
@@ -25,6 +25,7 @@ async def text_header(function: Callable[[int], bytes]) -> None:
         300: "the length is in the third and fourth byte",
         65_535: "the largest length that two bytes hold",
     }
+    require_plain_function(function)
     for length, hint in hints.items():
         expected = encode(Frame(Opcode.TEXT, bytes(length)))[: -length or None]
         received = function(length)
@@ -34,9 +35,27 @@ async def text_header(function: Callable[[int], bytes]) -> None:
 
 async def messages(function: Callable[[list[Frame]], list[str | bytes]]) -> None:
     """02.2: the messages that a list of frames makes."""
+    require_plain_function(function)
+    # In the chapter, quoted cells have defined Frame and Opcode anew.
+    mine = getattr(function, "__globals__", {})
+    for frames, expected, hint in _conversations(
+        mine.get("Frame", Frame), mine.get("Opcode", Opcode)
+    ):
+        try:
+            received = function(list(frames))
+        except UnicodeDecodeError as error:
+            received = error
+        if received != expected:
+            raise Wrong.comparing(hint, frames, expected, received)
+
+
+def _conversations(
+    Frame: type[Frame], Opcode: type[Opcode]
+) -> list[tuple[list[Frame], list[str | bytes], str]]:
+    """Frames, the messages they make, and a hint."""
     euro = "€".encode()
     first, rest = Opcode.TEXT, Opcode.CONTINUATION
-    cases = [
+    return [
         ([Frame(first, b"a"), Frame(Opcode.BINARY, b"b")], ["a", b"b"], "text as str, not bytes"),
         (
             [Frame(first, b"Hel", fin=False), Frame(rest, b"lo")],
@@ -64,14 +83,12 @@ async def messages(function: Callable[[list[Frame]], list[str | bytes]]) -> None
             "the next message begins with nothing of the last",
         ),
         ([Frame(first, b"")], [""], "an empty message is one"),
+        (
+            [Frame(Opcode.PONG, b"!"), Frame(first, b"a"), Frame(Opcode.CLOSE)],
+            ["a"],
+            "pong and close are control frames, too",
+        ),
     ]
-    for frames, expected, hint in cases:
-        try:
-            received = function(list(frames))
-        except UnicodeDecodeError as error:
-            received = error
-        if received != expected:
-            raise Wrong.comparing(hint, frames, expected, received)
 
 
 Converse = Callable[[StreamReader, StreamWriter], Awaitable[None]]
@@ -90,6 +107,8 @@ async def converse(function: Converse) -> None:
             request, rest = parse_request(await slow.readuntil(b"\r\n\r\n"))
             writer.write(accept(request) + rest)
             await function(slow, writer)
+            if not writer.is_closing():
+                raise Wrong("your function returned and left the writer open: writer.close()")
             returned.set()
         except Exception as error:
             failures.append(error)
@@ -102,13 +121,17 @@ async def converse(function: Converse) -> None:
         try:
             async with connect(url, compression=None, close_timeout=2) as client:
                 await _talk(client)
+                await client.close(1001, "leaving")
             await asyncio.wait_for(returned.wait(), 2)
         except TimeoutError:
-            raise Wrong("your function did not return after the close") from None
+            late = Wrong("your function did not return after the close")
+            raise (failures or [late])[0] from None
         except Exception as error:
             raise (failures or [error])[0] from None
-    if client.close_code != 1000:
-        raise Wrong("the client's close was not answered with a close: it saw no goodbye")
+    seen = (client.close_code, client.close_reason)
+    if seen != (1001, "leaving"):
+        hint = "a close is answered with a close of the same payload"
+        raise Wrong.comparing(hint, (1001, "leaving"), (1001, "leaving"), seen)
 
 
 async def _dribble(reader: StreamReader, slow: StreamReader) -> None:
