@@ -80,3 +80,20 @@ def test_is_committed_as_the_refresh_command_writes_it(path):
     assert notebook == series.with_quotes(notebook)
     numbers = [cell.execution_count for cell in series.code_cells(notebook)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("01_handshake", "one of the two alone", "one of the two, edited by a reader"),
+        ("02_message_types", "no extension uses", "no extension uses, edited by a reader"),
+    ],
+)
+async def test_a_quoted_cell_that_a_reader_edits_is_what_runs(name, was, becomes):
+    path = series.NOTEBOOKS / f"{name}.ipynb"
+    notebook = series.read(path)
+    for cell in series.code_cells(notebook):
+        if "quote" in cell.metadata:
+            cell.source = cell.source.replace(was, becomes)
+    [(executed, _)] = await series.run(path, notebook)
+    assert any(becomes in series.printed(cell) for cell in series.code_cells(executed))

@@ -94,7 +94,7 @@ def new_mask() -> bytes:
 def apply_mask(data: bytes, mask: bytes) -> bytes:
     """Each byte of `data` XOR the key's, over and over; again gives it back (section 5.3)."""
     size = len(data)
-    repeated = (mask * (size // 4 + 1))[:size]
+    repeated = mask * (size // 4) + mask[: size % 4]
     masked = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")
     return masked.to_bytes(size, "little")
 
@@ -161,7 +161,7 @@ class Decoder:
 
     def _next(self) -> Frame | None:
         if self._error:
-            raise self._error
+            raise self._error.with_traceback(None)
         try:
             if self._header is None:
                 self._header = self._read_header()
@@ -176,11 +176,9 @@ class Decoder:
     def _take_frame(self, header: int, length: int) -> Frame:
         """Cut a frame of `header` and `length` bytes off the buffer."""
         first, second = self._buffer[:2]
-        payload = bytes(self._buffer[header : header + length])
-        mask = None
-        if second & 0x80:
-            mask = bytes(self._buffer[header - 4 : header])
-            payload = apply_mask(payload, mask)
+        payload = self._buffer[header : header + length]
+        mask = bytes(self._buffer[header - 4 : header]) if second & 0x80 else None
+        payload = apply_mask(payload, mask) if mask else bytes(payload)
         del self._buffer[: header + length]
         self._header = None
         return Frame(_OPCODES[first & 0x0F], payload, first >= 0x80, first >> 4 & 7, mask)

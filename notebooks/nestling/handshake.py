@@ -102,10 +102,15 @@ def build_request(
     subprotocols: Sequence[str] = (),
     headers: Iterable[tuple[str, str]] = (),
 ) -> bytes:
-    """The client's request. `host` is `name` or `name:port`.
+    """The client's request. `host` is `name` or `name:port`, `path` may have a query.
 
-    Raises ValueError for a line break or another control character in any of them.
+    Raises ValueError for what cannot stand in a request, such as a space in the path, a
+    line break anywhere, or the same subprotocol twice.
     """
+    if not re.fullmatch(r"/[!-~]*", path):
+        raise ValueError(f"a slash, then no space or control character, make a path: {path!r}")
+    if len(set(subprotocols)) < len(subprotocols) or not all(map(_TOKEN.fullmatch, subprotocols)):
+        raise ValueError(f"not a list of different subprotocols: {', '.join(subprotocols)!r}")
     fields = [
         ("Host", host),
         ("Upgrade", "websocket"),
@@ -133,7 +138,7 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
     if parsed is None:
         return None
     line, headers, rest = parsed
-    match = re.fullmatch(r"(\S+) (\S+) HTTP/(\d\.\d)", line)
+    match = re.fullmatch(r"(\S+) ([!-~]+) HTTP/(\d\.\d)", line)
     if not match or not _TOKEN.fullmatch(match[1]):
         raise Refusal(400, f"not a request line: {line[:80]!r}")
     if match[3] != "1.1":
@@ -230,7 +235,7 @@ def parse_response(data: bytes) -> tuple[Response, bytes] | None:
     if (parsed := _parse_head(data)) is None:
         return None
     line, headers, rest = parsed
-    if not (match := re.fullmatch(r"HTTP/1\.1 ([1-5]\d\d)(?: (.*))?", line)):
+    if not (match := re.fullmatch(r"HTTP/1\.1 ([1-5]\d\d)(?: ([\t -~\x80-\xff]*))?", line)):
         raise HandshakeError(f"not the status line of an HTTP/1.1 response: {line[:80]!r}")
     return Response(int(match[1]), match[2] or "", headers), rest
 
@@ -253,15 +258,21 @@ def check_response(response: Response, key: str, subprotocols: Sequence[str] = (
     if headers.tokens("Sec-WebSocket-Extensions"):
         raise HandshakeError("the server uses an extension that was not offered")
     chosen = headers.tokens("Sec-WebSocket-Protocol")
-    if len(chosen) > 1 or not set(chosen) <= set(subprotocols):
-        raise HandshakeError(f"the subprotocol {', '.join(chosen)} was not offered")
+    if len(chosen) > 1:
+        raise HandshakeError(f"the server chose {len(chosen)} subprotocols, and may choose one")
+    if chosen and chosen[0] not in subprotocols:
+        raise HandshakeError(f"the subprotocol {chosen[0]} was not offered")
     return chosen[0] if chosen else None
 
 
 def _build_head(line: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    lines = [line, *(f"{name}: {value}" for name, value in fields)]
-    if broken := [line for line in lines if not line.isprintable()]:
-        raise ValueError(f"a control character in {broken[0]!r}")
+    lines = [line]
+    for name, value in fields:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"not the name of a header field: {name!r}")
+        if not value.isprintable():
+            raise ValueError(f"a control character in {name}: {value!r}")
+        lines.append(f"{name}: {value}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
@@ -272,10 +283,10 @@ def _parse_head(data: bytes) -> tuple[str, Headers, bytes] | None:
     line. None while the empty line that ends the head has not come.
     """
     head, end, rest = data[: MAX_HEAD + 4].partition(b"\r\n\r\n")
-    if re.search(rb"(?<!\r)\n|\r(?!\n|\Z)", head):
+    if re.search(rb"(?<!\r)\n|\r(?!\n|\Z)", head) or (end and head.endswith(b"\r")):
         raise HandshakeError("a line ends in CR LF; here is one of the two alone")
     if not end:
-        if len(data) > MAX_HEAD:
+        if len(data) >= MAX_HEAD + 4:
             raise HeadTooLong(f"the head is longer than {MAX_HEAD} bytes")
         return None
     line, *fields = head.decode("latin-1").split("\r\n")
