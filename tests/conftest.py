@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import series
@@ -21,6 +22,16 @@ def chromium() -> str:
         if path := shutil.which(name):
             return path
     missing("no Chromium: install it, on Debian with apt-get install chromium")
+
+
+async def read_head(reader: asyncio.StreamReader, parse: Callable[[bytes], tuple | None]) -> tuple:
+    """Feed a parser of nestling.handshake from a stream until it gives something."""
+    data = b""
+    while (parsed := parse(data)) is None:
+        piece = await reader.read(1000)
+        assert piece, f"closed after {data!r}"
+        data += piece
+    return parsed
 
 
 class Kernel:
