@@ -169,8 +169,9 @@ def test_masking_keys_are_fresh_and_have_4_bytes():
 @pytest.mark.parametrize(
     ("frame", "why"),
     [
-        (Frame(TEXT, b"", rsv=8), "three reserved bits make 0 to 7, not 8"),
-        (Frame(TEXT, b"", rsv=-1), "three reserved bits make 0 to 7, not -1"),
+        (Frame(TEXT, b"", rsv=8), "rsv has 3 bits and opcode 4: 8, 1"),
+        (Frame(TEXT, b"", rsv=-1), "rsv has 3 bits and opcode 4: -1, 1"),
+        (Frame(16), "rsv has 3 bits and opcode 4: 0, 16"),
         (Frame(TEXT, b"", mask=b""), "a masking key has 4 bytes, not 0"),
         (Frame(TEXT, b"", mask=b"123"), "a masking key has 4 bytes, not 3"),
         (Frame(TEXT, bytes(70_000), mask=b"12345"), "a masking key has 4 bytes, not 5"),

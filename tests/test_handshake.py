@@ -787,3 +787,28 @@ def test_the_module_imports_nothing_but_the_standard_library():
     modules += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert "hashlib" in modules
     assert {module.partition(".")[0] for module in modules} <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("http://server.example.com/chat?a=b", "/chat?a=b"),
+        ("HTTPS://server.example.com/", "/"),
+        ("http://server.example.com", "/"),
+        ("http://server.example.com?a=b", "/?a=b"),
+        ("/http://x", "/http://x"),
+    ],
+)
+def test_a_target_that_names_scheme_and_host_is_read_as_its_path(target, path):
+    parsed = parse_request(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert parsed is not None
+    assert parsed[0].path == path
+
+
+@pytest.mark.parametrize("field", [("Content-Length", "5"), ("Transfer-Encoding", "chunked")])
+def test_a_request_with_a_body_is_refused(field):
+    parsed = parse_request(build_request("h", key=KEY, headers=[field]))
+    assert parsed is not None
+    with pytest.raises(Refusal, match="a request with a body") as caught:
+        check_request(parsed[0])
+    assert caught.value.status == 400

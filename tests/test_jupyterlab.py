@@ -49,6 +49,17 @@ server = await kernel.start("echo", echo)
 print("port", server.port)
 """
 
+# Looks at every change of the page, so that no cell is too quick to be seen in the queue.
+WATCH_THE_QUEUE = """
+() => {
+    window.queued = () => [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")]
+        .filter(prompt => prompt.textContent === "[*]:").length;
+    window.mostQueued = 0;
+    new MutationObserver(() => { mostQueued = Math.max(mostQueued, queued()); })
+        .observe(document.body, { subtree: true, childList: true, characterData: true });
+}
+"""
+
 ASK_THROUGH_THE_PROXY = """
 port => new Promise((resolve, reject) => {
     const config = JSON.parse(document.getElementById("jupyter-config-data").textContent);
@@ -137,14 +148,11 @@ async def run_all(page: Page) -> int:
 
     Gives how many cells stood in the queue at once.
     """
+    await page.evaluate(WATCH_THE_QUEUE)
     await page.get_by_role("menuitem", name="Run", exact=True).click()
     await page.get_by_text("Run All Cells", exact=True).click()
-    most_queued = 0
-    async with asyncio.timeout(60):
-        while (queued := (await prompts(page)).count("[*]:")) or not most_queued:
-            most_queued = max(most_queued, queued)
-            await asyncio.sleep(0.05)
-    return most_queued
+    await page.wait_for_function("mostQueued && !queued()", timeout=60_000)
+    return await page.evaluate("mostQueued")
 
 
 async def photograph(page: Page, name: str) -> None:

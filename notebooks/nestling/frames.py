@@ -91,8 +91,13 @@ def new_mask() -> bytes:
     return os.urandom(4)
 
 
-def apply_mask(data: bytes, mask: bytes) -> bytes:
-    """Each byte of `data` XOR the key's, over and over; again gives it back (section 5.3)."""
+def apply_mask(data: bytes | bytearray, mask: bytes) -> bytes:
+    """Each byte of `data` XOR the key's, over and over; again gives it back (section 5.3).
+
+    Raises ValueError unless `mask` has 4 bytes.
+    """
+    if len(mask) != 4:
+        raise ValueError(f"a masking key has 4 bytes, not {len(mask)}")
     size = len(data)
     repeated = mask * (size // 4) + mask[: size % 4]
     masked = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")
@@ -105,8 +110,8 @@ def encode(frame: Frame) -> bytes:
     A frame that breaks a rule, such as a ping of 126 bytes, is encoded as it is. Raises
     ValueError for what the format has no room for.
     """
-    if not 0 <= frame.rsv <= 7:
-        raise ValueError(f"three reserved bits make 0 to 7, not {frame.rsv}")
+    if frame.rsv >> 3 or frame.opcode >> 4:
+        raise ValueError(f"rsv has 3 bits and opcode 4: {frame.rsv}, {frame.opcode}")
     first = frame.fin << 7 | frame.rsv << 4 | frame.opcode
     length = len(frame.payload)
     masked = 0 if frame.mask is None else 0x80
@@ -118,8 +123,6 @@ def encode(frame: Frame) -> bytes:
         head = pack("!BBQ", first, masked | 127, length)
     if frame.mask is None:
         return head + frame.payload
-    if len(frame.mask) != 4:
-        raise ValueError(f"a masking key has 4 bytes, not {len(frame.mask)}")
     return head + frame.mask + apply_mask(frame.payload, frame.mask)
 
 
@@ -176,12 +179,14 @@ class Decoder:
     def _take_frame(self, header: int, length: int) -> Frame:
         """Cut a frame of `header` and `length` bytes off the buffer."""
         first, second = self._buffer[:2]
-        payload = self._buffer[header : header + length]
-        mask = bytes(self._buffer[header - 4 : header]) if second & 0x80 else None
-        payload = apply_mask(payload, mask) if mask else bytes(payload)
+        payload: bytes | bytearray = self._buffer[header : header + length]
+        mask = None
+        if second & 0x80:
+            mask = bytes(self._buffer[header - 4 : header])
+            payload = apply_mask(payload, mask)
         del self._buffer[: header + length]
         self._header = None
-        return Frame(_OPCODES[first & 0x0F], payload, first >= 0x80, first >> 4 & 7, mask)
+        return Frame(_OPCODES[first & 0x0F], bytes(payload), first >= 0x80, first >> 4 & 7, mask)
 
     def _read_header(self) -> tuple[int, int] | None:
         """The size of the header and of the payload, once the header is there."""

@@ -142,8 +142,8 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
     if not match or not _TOKEN.fullmatch(match[1]):
         raise Refusal(400, f"not a request line: {line[:80]!r}")
     if match[3] != "1.1":
-        raise Refusal(505, f"HTTP/1.1 is required, not {match[3]}")
-    path = re.sub(r"^https?://[^/?]*", "", match[2]) or "/"
+        raise Refusal(505, f"HTTP/1.1 is required, not HTTP/{match[3]}")
+    path = re.sub(r"(?i)^https?://[^/?]*/?", "/", match[2])
     return Request(match[1], path, headers), rest
 
 
@@ -164,6 +164,8 @@ def check_request(request: Request, paths: Collection[str] | None = None) -> Non
         raise Refusal(405, f"{request.method} cannot open a WebSocket", [("Allow", "GET")])
     if not request.path.startswith("/"):
         raise Refusal(400, f"a path begins with a slash: {request.path!r}")
+    if headers.get("Transfer-Encoding") or headers.get("Content-Length", "0") != "0":
+        raise Refusal(400, "a request with a body cannot open a WebSocket")
     if paths is not None and request.path.partition("?")[0] not in paths:
         raise Refusal(404, f"nothing here at {request.path}; there is {', '.join(sorted(paths))}")
     _check_upgrade(headers)
@@ -283,7 +285,8 @@ def _parse_head(data: bytes) -> tuple[str, Headers, bytes] | None:
     line. None while the empty line that ends the head has not come.
     """
     head, end, rest = data[: MAX_HEAD + 4].partition(b"\r\n\r\n")
-    if re.search(rb"(?<!\r)\n|\r(?!\n|\Z)", head) or (end and head.endswith(b"\r")):
+    alone = (head if end else head.removesuffix(b"\r")).replace(b"\r\n", b"")
+    if b"\r" in alone or b"\n" in alone:
         raise HandshakeError("a line ends in CR LF; here is one of the two alone")
     if not end:
         if len(data) >= MAX_HEAD + 4:
