@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import series
 from jupyter_client.manager import AsyncKernelManager
+from workbench import kernel
+from workbench.checks import check
 
 
 def missing(what: str) -> None:
@@ -32,6 +35,14 @@ async def read_head(reader: asyncio.StreamReader, parse: Callable[[bytes], tuple
         assert piece, f"closed after {data!r}"
         data += piece
     return parsed
+
+
+async def assert_hint(exercise: str, answer: object, hint: str) -> None:
+    """An exercise's check calls the answer wrong, with this hint, and leaves nothing running."""
+    verdict = await check(exercise, answer)
+    assert verdict.passed is False, verdict.text
+    assert re.search(hint, verdict.text), verdict.text
+    assert kernel.status() == "nothing is running"
 
 
 class Kernel:

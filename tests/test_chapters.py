@@ -92,7 +92,8 @@ def test_has_three_exercises_with_their_minutes_a_stub_and_a_check(path):
     for number, stars, minutes in ((1, "★", 5), (2, "★★", 10), (3, "★★★", 20)):
         exercise = f"{path.name[:2]}.{number}"
         assert f"**{exercise}** {stars} {minutes} minutes." in text
-        assert any(f'await check("{exercise}", ' in source for source in code)
+        [checked] = [c for c in series.code_cells(notebook) if f'check("{exercise}", ' in c.source]
+        assert series.printed(checked).startswith(f"{exercise} not attempted yet")
     assert sum("raise NotImplementedError" in source for source in code) >= 3
     assert path.with_stem(f"{path.stem}_solutions").exists()
 
