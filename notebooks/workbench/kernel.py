@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from nestling.application import Application
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedOK
 
@@ -88,6 +89,27 @@ class Server:
         await asyncio.wait([closed], timeout=1)
 
 
+class ServedApplication(Server):
+    """The same for an application of gateways.
+
+    port: the application's own; `app.ports` has those of gateways with their own, too
+    """
+
+    def __init__(self, name: str, app: Application) -> None:
+        super().__init__(name, app)
+        self._app = app
+
+    def __repr__(self) -> str:
+        return f"{self.name}: an application"
+
+    async def _listen(self, port: int, options: dict[str, Any]) -> None:
+        await self._app.listen(port, host=HOST, **options)
+        self.port = self._app.ports[0]
+
+    async def _stop(self, grace: float) -> None:
+        await self._app.close(grace)
+
+
 class Background:
     """A task in the kernel, as `background` returns it.
 
@@ -149,17 +171,20 @@ _running: dict[str, Server | Background] = globals().get("_running", {})
 _unheard = logging.Logger("unheard", logging.CRITICAL)
 
 
-async def start(name: str, handler: Handler, *, port: int = 0, **options: Any) -> Server:
+async def start(
+    name: str, handler: Handler | Application, *, port: int = 0, **options: Any
+) -> Server:
     """Start a WebSocket server on 127.0.0.1 that outlives the cell.
 
     A server or task that runs under `name` is stopped first. `handler` is called
-    with each connection, `port` 0 takes any free port, and `options` go to
-    `websockets.asyncio.server.serve`.
+    with each connection, or is an application of gateways; `port` 0 takes any free
+    port, and `options` go to `websockets.asyncio.server.serve`.
 
     Raises PortError if the port cannot be had, ValueError if it is no port number
     and TypeError if `handler` cannot be called; the last two stop nothing.
     """
-    if not callable(handler):
+    is_application = isinstance(handler, Application)
+    if not is_application and not callable(handler):
         raise TypeError(
             f"a handler is a function of one connection, not {type(handler).__name__}: "
             f"start({name!r}, echo), without calling echo"
@@ -167,11 +192,11 @@ async def start(name: str, handler: Handler, *, port: int = 0, **options: Any) -
     if type(port) is not int or not 0 <= port <= 65535:
         raise ValueError(f"a port is an integer from 0 (any free one) to 65535, not {port!r}")
     await stop(name)
-    server = Server(name, handler)
+    server = ServedApplication(name, handler) if is_application else Server(name, handler)
     try:
         await _in_no_cell(server._listen(port, {"logger": _unheard} | options))
     except OSError as error:
-        raise _explained(error, port) from None
+        raise _explained(error, getattr(error, "port", port)) from None
     _running[name] = server
     return server
 

@@ -1,0 +1,59 @@
+"""The class poll: a question, one vote for each learner, and the tally as it grows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
+
+
+@websocket_gateway(path="/poll")
+class PollGateway:
+    """Three events::
+
+    open   {"question": <string>, "choices": [<string>, ...]} opens a question
+    vote   <integer>, the index of a choice, from 0; once for each client and question
+    tally  a stream of {"question", "choices", "votes"}: as it is, and after each change
+    """
+
+    def __init__(self) -> None:
+        self._question: dict[str, Any] = {"question": None, "choices": []}
+        self._votes: dict[Client, int] = {}
+        self._changed = asyncio.Event()
+
+    @subscribe_message("open")
+    def open(self, client: Client, data: Any) -> None:
+        match data:
+            case {"question": str(question), "choices": [str(), str(), *rest] as choices} if all(
+                isinstance(choice, str) for choice in rest
+            ):
+                self._question = {"question": question, "choices": choices}
+            case _:
+                raise WsException("A question has a text and at least two choices")
+        self._votes.clear()
+        self._announce()
+
+    @subscribe_message("vote")
+    def vote(self, client: Client, data: Any) -> None:
+        if type(data) is not int or not 0 <= data < len(self._question["choices"]):
+            raise WsException("There is no such choice")
+        if client in self._votes:
+            raise WsException("You have voted")
+        self._votes[client] = data
+        self._announce()
+
+    @subscribe_message("tally")
+    async def tally(self, client: Client, data: Any) -> AsyncIterator[Any]:
+        while True:
+            changed = self._changed
+            counted = list(self._votes.values())
+            votes = [counted.count(choice) for choice in range(len(self._question["choices"]))]
+            yield {"event": "tally", "data": {**self._question, "votes": votes}}
+            await changed.wait()
+
+    def _announce(self) -> None:
+        """Wake every stream; the next change has an event of its own."""
+        self._changed.set()
+        self._changed = asyncio.Event()
