@@ -118,6 +118,45 @@ def sequence(trace: Trace, title: str) -> Picture:
         return Picture(figure, f"{title}. In this order, {said}.")
 
 
+def timeline(trace: Trace, title: str) -> Picture:
+    """What was sent when: a row for each item, its mark at the time at which it was sent.
+
+    Time runs from the first item. The client's marks point right, the server's left.
+    Raises ValueError for an empty trace.
+    """
+    if not trace:
+        raise ValueError("a timeline needs at least one item")
+    begin = trace[0].sent
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.1 + 0.34 * len(trace)))
+        axes = figure.subplots()
+        width = max(item.sent - begin for item in trace) or 1.0
+        for row, item in enumerate(trace):
+            at, colour = item.sent - begin, _colour(item.content)
+            marker = ">" if item.sender == "client" else "<"
+            axes.plot([0, at], [row, row], color="#DDDDDD", linewidth=1, zorder=1)
+            axes.plot(at, row, marker=marker, color=colour, markersize=9, zorder=2)
+            left = at > 0.6 * width
+            axes.annotate(
+                item.label,
+                (at, row),
+                ((-10, 0) if left else (10, 0)),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                va="center",
+                color=_dark(colour),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+        axes.set_yticks(range(len(trace)), [item.sender for item in trace])
+        axes.set(xlim=(-0.03 * width, 1.05 * width), ylim=(len(trace) - 0.5, -0.5))
+        axes.set_xlabel("seconds")
+        axes.set_title(title)
+        said = "; ".join(
+            f"after {item.sent - begin:.2f} s the {item.sender}: {item.label}" for item in trace
+        )
+        return Picture(figure, f"{title}: {said}.")
+
+
 def frame(raw: bytes, title: str) -> Picture:
     """The bytes of one frame: the first two bit by bit, then all of them, by their fields.
 
