@@ -43,7 +43,7 @@ class NoGateway:
     pass
 
 
-def countdowns(end=0, counted=True, cleanly=True, own=False, named=True):
+def countdowns(end=0, counted=True, cleanly=True, own=False, named=True, every=0.01):
     """A gateway that counts down, with one thing wrong."""
 
     @websocket_gateway()
@@ -57,7 +57,7 @@ def countdowns(end=0, counted=True, cleanly=True, own=False, named=True):
             try:
                 for left in range(data, end - 1, -1):
                     yield {"event": "countdown", "data": left} if named else left
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(every)
                 if not cleanly:
                     self.running[client] -= 1
             finally:
@@ -72,7 +72,7 @@ def countdowns(end=0, counted=True, cleanly=True, own=False, named=True):
     return Countdowns
 
 
-def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False):
+def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False, most=9):
     """A room, with one thing wrong."""
 
     @websocket_gateway()
@@ -81,9 +81,9 @@ def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False):
             self.names = {}
 
         async def tell(self, client, event, data):
-            for other in list(self.server.clients if strangers else self.names):
-                if echo or other is not client:
-                    await other.send({"event": event, "data": data})
+            everybody = self.server.clients if strangers else self.names
+            for other in [one for one in everybody if echo or one is not client][:most]:
+                await other.send({"event": event, "data": data})
 
         @subscribe_message("join")
         async def join(self, client, data):
@@ -119,14 +119,16 @@ def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False):
         ("04.1", bare(), "without parentheses"),
         ("04.2", countdowns(end=1), "from the number down to 0"),
         ("04.2", countdowns(named=False), "from the number down to 0"),
+        ("04.2", countdowns(every=0.001), r"asyncio.sleep\(0.01\)"),
         ("04.2", countdowns(counted=False), "count them in the gateway"),
         ("04.2", countdowns(own=True), "count them in the gateway"),
-        ("04.2", countdowns(cleanly=False), "count down in a finally"),
+        ("04.2", countdowns(cleanly=False), "finally runs"),
         ("04.3", room(deaf=True), "she hears of it"),
         ("04.3", room(echo=True), "does not hear it himself"),
         ("04.3", room(anybody=True), "may not say anything"),
         ("04.3", room(farewell=False), "handle_disconnect"),
-        ("04.3", room(strangers=True), "may not say anything|does not hear the others"),
+        ("04.3", room(most=1), "all who are there"),
+        ("04.3", room(strangers=True), "who has not joined does not hear the others"),
     ],
 )
 async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):

@@ -77,7 +77,9 @@ class WsException(Exception):
 # Decorators
 
 
-def websocket_gateway(*, path: str = "/", port: int | None = None) -> Callable[[Class], Class]:
+def websocket_gateway(
+    cls: None = None, /, *, path: str = "/", port: int | None = None
+) -> Callable[[Class], Class]:
     """Make a class a gateway for the clients that connect to `path`.
 
     port: None for the application's own; an integer listens on that one, 0 on any free one
@@ -88,6 +90,8 @@ def websocket_gateway(*, path: str = "/", port: int | None = None) -> Callable[[
 
     Raises ValueError if the path does not begin with a slash or the port is no port.
     """
+    if cls is not None:
+        raise TypeError("write @websocket_gateway(), with parentheses")
     if not isinstance(path, str) or not re.fullmatch(r"/[^?#]*", path):
         raise ValueError(f"a gateway's path begins with / and has no ? or #: not {path!r}")
     if port is not None:

@@ -15,7 +15,7 @@ class PollGateway:
 
     open   {"question": <string>, "choices": [<string>, ...]} opens a question
     vote   <integer>, the index of a choice, from 0; once for each client and question
-    tally  a stream of {"question", "choices", "votes"}: as it is, and after each change
+    tally  a stream of {"question", "choices", "votes"}: as it is, and whenever it has changed
     """
 
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any
 
 from nestling.application import create
@@ -28,7 +29,7 @@ async def adder(gateway: type) -> None:
         ):
             await client.say("add", data)
             await client.hears({"event": "sum", "data": total}, hint)
-        for data in ("12", None, [1, "2"], [[1]], {"1": 2}, 7):
+        for data in ("12", None, [1, "2"], [[1]], {"1": 2}, 7, "", {}):
             await client.say("add", data)
             await client.hears_exception("anything but a list of numbers is an error: WsException")
 
@@ -36,48 +37,62 @@ async def adder(gateway: type) -> None:
 async def countdowns(gateway: type) -> None:
     """04.2: streams side by side, and what is left when their client goes."""
     async with serving(gateway) as url, peer(url) as other:
+        hint = "reply with {'event': 'running', 'data': ...}, and 0 before the first countdown"
+        await other.says("running", None, {"event": "running", "data": 0}, hint)
         async with peer(url) as client:
-            await client.say("countdown", 2)
-            for left in (2, 1, 0):
-                hint = "from the number down to 0, each as {'event': 'countdown', 'data': ...}"
-                await client.hears({"event": "countdown", "data": left}, hint)
+            hint = "from the number down to 0, each as {'event': 'countdown', 'data': ...}"
+            await client.says("countdown", 2, {"event": "countdown", "data": 2}, hint)
+            await client.hears({"event": "countdown", "data": 1}, hint)
+            await client.hears({"event": "countdown", "data": 0}, hint)
             await asyncio.sleep(0.05)
-            await other.say("running", None)
             hint = "a countdown that is over is not running"
-            await other.hears({"event": "running", "data": 0}, hint)
-            for _ in range(2):
-                await client.say("countdown", 500)
-                await client.hears({"event": "countdown", "data": 500}, "begin at the number")
-            await other.say("running", None)
+            await other.says("running", None, {"event": "running", "data": 0}, hint)
+            begin = perf_counter()
+            for left in range(500, 480, -1):
+                hint = "each number is one less than the last"
+                expected = {"event": "countdown", "data": left}
+                await (client.says("countdown", 500, expected, hint) if left == 500
+                       else client.hears(expected, hint))  # fmt: skip
+            if perf_counter() - begin < 0.1:
+                raise Wrong("the numbers come too fast: await asyncio.sleep(0.01) after each")
+            await client.say("countdown", 500)
+            await asyncio.sleep(0.05)
             hint = "two are under way, of another client: count them in the gateway"
-            await other.hears({"event": "running", "data": 2}, hint)
+            await other.says("running", None, {"event": "running", "data": 2}, hint)
         await asyncio.sleep(0.2)
-        await other.say("running", None)
-        hint = "their client has gone, so they have ended: count down in a finally"
-        await other.hears({"event": "running", "data": 0}, hint)
+        hint = "their client has gone: a stream (with yield) is closed then, and finally runs"
+        await other.says("running", None, {"event": "running", "data": 0}, hint)
 
 
 async def room(gateway: type) -> None:
     """04.3: a room in which everybody hears the others."""
-    async with serving(gateway) as url, peer(url) as ann, peer(url) as eve:
+    async with serving(gateway) as url, peer(url) as ann, peer(url) as eve, peer(url) as bob:
         await ann.say("join", "Ann")
         await ann.hears_nothing("who joins or says something does not hear it himself")
-        async with peer(url) as bob:
+        await bob.hears_nothing("who has not joined does not hear the others", ann)
+        async with peer(url) as carol:
             await bob.say("join", "Bob")
-            joined = {"event": "joined", "data": "Bob"}
-            await ann.hears(joined, "Ann was there when Bob joined, so she hears of it")
-            await bob.say("say", "hello")
-            said = {"event": "said", "data": {"name": "Bob", "text": "hello"}}
-            await ann.hears(said, "what one says, the others hear")
-            await bob.hears_nothing("who joins or says something does not hear it himself")
+            hint = "Ann was there when Bob joined, so she hears of it"
+            await ann.hears({"event": "joined", "data": "Bob"}, hint, bob)
+            await carol.say("join", "Carol")
+            for other in (ann, bob):
+                hint = "all who are there hear of who comes"
+                await other.hears({"event": "joined", "data": "Carol"}, hint, carol)
+            for name, client, others in (("Bob", bob, (ann, carol)), ("Ann", ann, (bob, carol))):
+                await client.say("say", "hello")
+                said = {"event": "said", "data": {"name": name, "text": "hello"}}
+                for other in others:
+                    await other.hears(said, "what one says, all others hear, with the name", client)
+            await ann.hears_nothing("who joins or says something does not hear it himself")
+            await eve.hears_nothing("who has not joined does not hear the others", bob)
             await eve.say("say", "let me in")
             await eve.hears_exception("who has not joined may not say anything: WsException")
-            await ann.hears_nothing("who has not joined is not heard")
-        await ann.hears({"event": "left", "data": "Bob"}, "Bob has gone: handle_disconnect")
-        await eve.hears_nothing("who has not joined does not hear the others")
+            await ann.hears_nothing("who has not joined is not heard", eve)
+        for other in (ann, bob):
+            hint = "Carol has gone, and the others hear it: handle_disconnect"
+            await other.hears({"event": "left", "data": "Carol"}, hint, carol)
         await eve.close()
-        await ann.say("say", "is anybody there?")
-        await ann.hears_nothing("who never joined does not leave, and nobody is left to answer")
+        await ann.hears_nothing("who never joined does not leave", eve)
 
 
 class NotTold(Wrong):
@@ -132,10 +147,15 @@ class Peer:
         self._sent = {"event": event, "data": data}
         await self._connection.send(json.dumps(self._sent))
 
-    async def hears(self, expected: Any, hint: str) -> None:
+    async def says(self, event: str, data: Any, expected: Any, hint: str) -> None:
+        await self.say(event, data)
+        await self.hears(expected, hint)
+
+    async def hears(self, expected: Any, hint: str, speaker: Peer | None = None) -> None:
+        """Wait for a frame, which something that `speaker` has sent is to cause."""
         received = await self._next(1)
         if received != expected:
-            raise Wrong.comparing(hint, self._sent, expected, received)
+            raise Wrong.comparing(hint, (speaker or self)._sent, expected, received)
 
     async def hears_exception(self, hint: str) -> None:
         received = await self._next(1)
@@ -143,13 +163,13 @@ class Peer:
             case {"event": "exception", "data": {"message": "Internal server error"}}:
                 expected = "an exception frame with a message of yours"
                 raise NotTold.comparing(hint, self._sent, expected, received)
-            case {"event": "exception"}:
+            case {"event": "exception", "data": {"message": str()}}:
                 return
         raise Wrong.comparing(hint, self._sent, "an exception frame", received)
 
-    async def hears_nothing(self, hint: str) -> None:
+    async def hears_nothing(self, hint: str, speaker: Peer | None = None) -> None:
         if (received := await self._next(0.1)) != NOTHING:
-            raise Wrong.comparing(hint, self._sent, NOTHING, received)
+            raise Wrong.comparing(hint, (speaker or self)._sent, NOTHING, received)
 
     async def _next(self, seconds: float) -> Any:
         try:
