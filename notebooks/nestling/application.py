@@ -46,8 +46,8 @@ class ServerConnection(Connection, Protocol):
     """A connection as `serve` hands it to the handler, and before the handshake to
     `process_request`.
 
-    `respond` gives the HTTP response that `process_request` returns to refuse it, and
-    `transport.abort()` drops it without a word.
+    `respond` gives the HTTP response that `process_request` returns to refuse it, with
+    `headers` that may be added to, and `transport.abort()` drops it without a word.
     """
 
     @property
@@ -162,7 +162,8 @@ class Application:
         that has not answered the close a second later is cut. Does nothing if nothing listens.
         """
         listening, self._listening, self.ports = self._listening, [], []
-        await asyncio.gather(*(each.close(grace) for each in listening))
+        asker = asyncio.current_task()
+        await asyncio.gather(*(each.close(grace, asker) for each in listening))
 
     def _plan(self, number: int) -> list[_Port]:
         """Which gateways are behind which port and path."""
@@ -194,7 +195,7 @@ class _Port:
 
     async def open(self, host: str, serve: Serve, options: dict[str, Any]) -> None:
         as_nest: dict[str, Any] = {
-            "process_request": self._refuse_unknown_paths,
+            "process_request": self._refuse,
             "select_subprotocol": lambda _, offered: next(iter(offered), None),
             "compression": None,
             "max_size": MAX_SIZE,
@@ -207,23 +208,36 @@ class _Port:
             raise PortError(self.number, error) from None
         self.number = self._listener.sockets[0].getsockname()[1]
 
-    async def close(self, grace: float) -> None:
+    async def close(self, grace: float, asker: asyncio.Task[Any] | None) -> None:
         if self._listener is None:
             return
         self._listener.close(close_connections=False)
-        await asyncio.gather(*(server.finish(grace) for server in self._servers.values()))
+        finishing = [server.finish(grace, asker) for server in self._servers.values()]
+        await asyncio.gather(*finishing)
         closing = [asyncio.ensure_future(c.close(1001)) for c in self._handling.values()]
-        await _wait([*self._handling, *closing], GOODBYE)
-        for task, connection in self._handling.items():
-            connection.transport.abort()
+        await _wait([*self._others(asker), *closing], GOODBYE)
+        for task in self._others(asker):
+            self._handling[task].transport.abort()
             task.cancel()
-        await _wait([*self._handling, *closing, self._listener.wait_closed()], GOODBYE)
+        ended = self._listener.wait_closed()
+        await _wait([*self._others(asker), *closing, ended], GOODBYE)
 
-    def _refuse_unknown_paths(self, connection: ServerConnection, request: Any) -> Any:
+    def _others(self, asker: asyncio.Task[Any] | None) -> set[asyncio.Task[Any]]:
+        """The tasks of all connections, but for a hook's that closes the application itself."""
+        return self._handling.keys() - {asker}
+
+    def _refuse(self, connection: ServerConnection, request: Any) -> Any:
+        """The response to a request that finds no gateway, or speaks another version."""
         if _path(request) not in self._servers:
             known = ", ".join(self._servers) or "none"
             text = f"There is no gateway at {_path(request)}. Gateways on this port: {known}\n"
             return connection.respond(HTTPStatus.NOT_FOUND, text)
+        version = request.headers.get("Sec-WebSocket-Version", "13")
+        if version.strip() != "13":
+            text = f"Version {version} of the protocol is not spoken here, but 13 is.\n"
+            response = connection.respond(HTTPStatus.BAD_REQUEST, text)
+            response.headers["Sec-WebSocket-Version"] = "13"
+            return response
         return None
 
     async def _handle(self, connection: ServerConnection) -> None:

@@ -25,7 +25,6 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -65,8 +64,8 @@ class Connection(Protocol):
 class WsException(Exception):
     """An error that the client is told: raise it in a handler or a hook.
 
-    error: a text, sent as the message of an exception frame; or any other JSON value,
-           which is then the frame's data, as it is
+    error: a text, sent as the message of an exception frame; or a dict or a list, which
+           is then the frame's data, as it is
     """
 
     def __init__(self, error: Any) -> None:
@@ -109,7 +108,8 @@ def subscribe_message(event: str) -> Callable[[Function], Function]:
 
     It is called with the `Client` and the message's data (None if there is none), and with
     `event=` if it has such a parameter. A plain method is answered before the next message
-    is read; coroutines and async generators run side by side.
+    is read; coroutines and async generators run side by side. Written several times above
+    one method, it subscribes it to each event, where Nest takes the topmost alone.
 
     Raises TypeError for an event that is no string, and for a method that cannot be called so.
     """
@@ -176,7 +176,9 @@ def serialise(value: Any) -> str:
     """
     try:
         text = _encoder.encode(value)
-    except ValueError:  # not a finite number, or a circular structure, which this one refuses
+    except ValueError as error:
+        if "Circular" in str(error):
+            raise
         text = _encoder.encode(_finite(value))
     if text.isascii():
         return text
@@ -203,7 +205,7 @@ def _finite(value: Any) -> Any:
 
 def exception(error: BaseException, message: dict[str, Any] | None = None) -> dict[str, Any]:
     """The exception frame for an error, as Nest words it, caused by a message if by any."""
-    if isinstance(error, WsException) and not isinstance(error.error, str):
+    if isinstance(error, WsException) and isinstance(error.error, dict | list):
         return {"event": "exception", "data": error.error}
     told = error.error if isinstance(error, WsException) else "Internal server error"
     data = {"status": "error", "message": told}
@@ -227,7 +229,7 @@ class Client:
         self._connection = connection
 
     async def send(self, value: Any) -> None:
-        """Send a JSON value, one text frame; nothing happens if the client has gone.
+        """Send a JSON value, one text frame; it is dropped if the client has gone.
 
         Waits while the client does not read. Raises what `serialise` raises.
         """
@@ -238,7 +240,7 @@ class Client:
         try:
             await self._connection.send(text)
         except ConnectionClosed:
-            pass
+            await asyncio.sleep(0)  # a loop that does nothing but send lets others run
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection with a close code and a reason of up to 123 bytes."""
@@ -277,6 +279,13 @@ class _Call:
         if text is not None:
             await self._client.send_text(text)
 
+    async def finish(self, value: Any) -> None:
+        """A handler has ended: send its value, or that it cannot be sent."""
+        try:
+            await self.reply(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            await self.fail(error)
+
     async def stream(self, items: Any) -> None:
         """Send each item, and close the async generator in any case."""
         task = asyncio.current_task()
@@ -300,7 +309,8 @@ class _Call:
             await self.reply(exception(error, self.message))
         except (TypeError, ValueError, RecursionError):
             log.exception("an exception frame could not be serialised")
-            await self.reply(exception(RuntimeError(), {"event": event}))
+            cause = {"event": event if isinstance(event, str) else None}
+            await self.reply(exception(RuntimeError(), cause))
 
     def cancel(self) -> None:
         """Close the streams, and those that a coroutine has yet to return."""
@@ -375,11 +385,11 @@ class _Conversation:
             async for call, handler in self._work:
                 try:
                     result = handler(self._client, call.message.get("data"))
-                    if not _takes_time(result):
-                        await call.reply(result)
-                        continue
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
                     await call.fail(error)
+                    continue
+                if not _takes_time(result):
+                    await call.finish(result)
                     continue
                 await _Watched(self._follow(call, result), partial(self._hand_over, call))
                 if asyncio.current_task() is not self._leader:
@@ -427,7 +437,7 @@ class _Conversation:
             if hasattr(result, "__aiter__"):
                 await call.stream(result)
                 result = None
-            await call.reply(result)
+            await call.finish(result)
         except Exception as error:
             await call.fail(error)
         except asyncio.CancelledError as error:
@@ -539,33 +549,39 @@ class GatewayServer:
     async def serve(self, connection: Connection) -> None:
         """Serve one client: the connect hooks, its messages, the disconnect hooks.
 
-        Messages wait until the connect hooks are done. Where one raises, the client is told
-        with an exception frame and close code 1011, and its gateway has no disconnect hook.
+        Messages wait until the connect hooks are done; in Nest they do not. Where one
+        raises, the client is told with an exception frame and close code 1011, and its
+        gateway has no disconnect hook.
         """
         client = Client(connection)
         self._clients.add(client)
-        async with AsyncExitStack() as stack:
-            stack.callback(self._clients.discard, client)
-            try:
-                for gateway in self._gateways:
-                    await _call_hook(gateway, "handle_connection", client, client.request)
-                    stack.push_async_callback(self._say_goodbye, gateway, client, connection)
-                await _Conversation(self, client, connection).run()
-            except Exception as error:
-                if not isinstance(error, WsException):
-                    log.exception("a client could not be served")
-                await client.send_text(_last_words(error))
-                await client.close(1011)
+        greeted = []
+        try:
+            for gateway in self._gateways:
+                await _call_hook(gateway, "handle_connection", client, client.request)
+                greeted.append(gateway)
+            await _Conversation(self, client, connection).run()
+        except Exception as error:
+            if not isinstance(error, WsException):
+                log.exception("a client could not be served")
+            await client.send_text(_last_words(error))
+            await client.close(1011)
+        finally:
+            self._clients.discard(client)
+            for gateway in greeted:
+                await _say_goodbye(gateway, client, connection.close_code or 1006)
 
-    async def finish(self, grace: float) -> None:
-        """Take no more messages, and cancel the handlers that still run after `grace` seconds."""
+    async def finish(self, grace: float, asker: asyncio.Task[Any] | None = None) -> None:
+        """Take no more messages, and cancel the handlers that still run after `grace` seconds.
+
+        The task that asks for it may be a handler's: it is not waited for, nor cancelled.
+        """
         self.closing = True
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=grace)
-        for task in self.tasks:
-            task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=1)
+        for patience in (grace, 1.0):
+            if running := self.tasks - {asker}:
+                _, running = await asyncio.wait(running, timeout=patience)
+            for task in running:
+                task.cancel()
 
     def understand(self, raw: str | bytes) -> dict[str, Any] | None:
         """The object that a message says, None if it says none or the server is closing."""
@@ -593,12 +609,12 @@ class GatewayServer:
         self.ignored += 1
         log.info("ignored: %s: %s", why, _short(raw))
 
-    async def _say_goodbye(self, gateway: Any, client: Client, connection: Connection) -> None:
-        self._clients.discard(client)
-        try:
-            await _call_hook(gateway, "handle_disconnect", client, connection.close_code or 1006)
-        except Exception:
-            log.exception("a disconnect hook failed")
+
+async def _say_goodbye(gateway: Any, client: Client, code: int) -> None:
+    try:
+        await _call_hook(gateway, "handle_disconnect", client, code)
+    except Exception:
+        log.exception("a disconnect hook failed")
 
 
 def _last_words(error: Exception) -> str:
