@@ -3,6 +3,7 @@
     python tests/refresh.py          all notebooks, and what README.md takes from them
     python tests/refresh.py 00 01    those whose names begin so
 
+With chapter 05, what Node's client does is recorded anew, for readers without Node.
 A notebook in which a cell fails is left as it was.
 """
 
@@ -17,6 +18,12 @@ from pathlib import Path
 
 import nbformat
 import series
+
+sys.path.insert(0, str(series.NOTEBOOKS))
+
+from nestling.application import create
+from nestling.events import EventsGateway
+from workbench import kernel, node
 
 
 def refresh(path: Path) -> None:
@@ -42,6 +49,14 @@ def refresh_readme() -> None:
                 series.FIGURE.write_bytes(base64.b64decode(cell.outputs[0].data["image/png"]))
 
 
+async def record_node() -> None:
+    """Record what Node's client does with a gateway, and without one."""
+    server = await kernel.start("events", create(EventsGateway()))
+    ports = (server.port, None)
+    node.record({("client.mjs", port): await node.run("client.mjs", port) for port in ports})
+    await kernel.stop_all()
+
+
 def with_address(text: str, repository: str) -> str:
     """The text with every Binder link pointing to `repository`, an owner/name on GitHub."""
     return re.sub(r"(mybinder\.org/v2/gh/)[^/]+/[^/]+", rf"\g<1>{repository}", text)
@@ -58,6 +73,11 @@ def main() -> int:
     if others := series.other_versions():
         print("outputs are written in the pinned environment only:", *others, sep="\n  ")
         return 2
+    if any(path.name.startswith("05") for path in paths):
+        if why := node.why_not():
+            print(f"chapter 05 needs Node here: {why}")
+            return 2
+        asyncio.run(record_node())
     try:
         for path in paths:
             refresh(path)

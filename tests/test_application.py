@@ -752,8 +752,13 @@ async def test_the_graces_of_all_paths_and_ports_run_side_by_side():
             client = await stack.enter_async_context(talk(app, f"/{n}", max(0, n - 2)))
             await client.say("pass", n)
         await until(lambda: all(gateway.begun for gateway in gateways))
-        async with asyncio.timeout(6 * 0.5):
-            await app.close(grace=0.5)
+        closing = asyncio.create_task(app.close(grace=TIMEOUT))
+        await until(lambda: all(gateway.server.closing for gateway in gateways))
+        assert not closing.done()
+        for n, gateway in enumerate(gateways):
+            gateway.gates[n].set()
+        async with asyncio.timeout(TIMEOUT):
+            await closing
     assert [gateway.ended for gateway in gateways] == [[n] for n in range(6)]
 
 
@@ -1266,3 +1271,18 @@ async def test_contract_an_application_on_it(serve):
 def test_contract_the_default_is_one_of_them():
     default = inspect.signature(create().listen).parameters["serve"].default
     assert default in SERVES.values()
+
+
+async def test_an_application_that_is_closed_while_it_starts_does_not_listen():
+    closing = []
+
+    @websocket_gateway()
+    class Slow:
+        async def after_init(self, server):
+            closing.append(asyncio.ensure_future(app.close()))
+            await asyncio.sleep(0.05)
+
+    app = create(Slow())
+    with pytest.raises(RuntimeError, match="closed before it listened"):
+        await app.listen(0)
+    assert app.ports == [] and closing[0].done()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from workbench import environment
+from workbench import environment, node
 from workbench.environment import Finding
 
 
@@ -46,14 +46,26 @@ def test_no_node(monkeypatch):
     assert (named("Node").found, named("Node").cure[:16]) == ("missing", "install Node 20 ")
 
 
+def test_node_without_its_package(tmp_path, monkeypatch):
+    program = tmp_path / "node"
+    program.write_text("#!/bin/sh\necho v20.0.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(node, "FOLDER", tmp_path)
+    assert named("Node").cure == ""
+    found = named("Node's package ws")
+    assert found.found == "missing"
+    assert found.cure.startswith("run, in a terminal: npm ci --prefix notebooks/node")
+
+
 @pytest.mark.parametrize(
     ("answer", "found", "enough"),
     [("v22.1.0", "22.1.0", True), ("v18.19.0", "18.19.0", False), ("", "broken", False)],
 )
 def test_the_version_of_node(answer, found, enough, tmp_path, monkeypatch):
-    node = tmp_path / "node"
-    node.write_text(f"#!/bin/sh\necho {answer}\n")
-    node.chmod(0o755)
+    program = tmp_path / "node"
+    program.write_text(f"#!/bin/sh\necho {answer}\n")
+    program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (named("Node").found, not named("Node").cure) == (found, enough)
 

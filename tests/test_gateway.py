@@ -359,10 +359,15 @@ async def test_a_subclass_has_the_handlers_of_its_base_and_may_replace_them():
         def ask(self, client, data):
             return "derived"
 
+        @subscribe_message("echo")
+        def under_another_name(self, client, data):
+            return ["derived", data]
+
     async with serving(Derived()) as app, talk(app) as client:
-        await client.say("ask")
-        await client.say("other")
-        await client.hears("derived", "base, too")
+        for event in "ask", "other", "echo":
+            await client.say(event, 1)
+        heard = [await client.hear() for _ in range(3)]
+    assert heard == ["derived", "base, too", ["derived", 1]]
 
 
 async def test_a_method_for_two_events():
@@ -786,14 +791,19 @@ async def test_all_that_were_sent_too_early_are_answered_in_the_end():
     gates = Gates()
     total = 10 * IN_FLIGHT
     async with serving(gates) as app, talk(app) as client:
+        await client.hears_no_more()
+        before = len(asyncio.all_tasks())
         await fill(client, gates)
-        sending = asyncio.gather(*(client.say("pass", n) for n in range(IN_FLIGHT, total)))
+        await client.say("pass", IN_FLIGHT)
+        await client.pong()
+        sending = asyncio.gather(*(client.say("pass", n) for n in range(IN_FLIGHT + 1, total)))
         for number in range(total):
             gates.gates[number].set()
         heard = [await client.hear() for _ in range(total)]
         await sending
         assert sorted(heard) == list(range(total))
         await client.hears_no_more()
+        await until(lambda: len(asyncio.all_tasks()) == before)
 
 
 async def test_the_bound_is_each_clients_own():
@@ -1218,6 +1228,22 @@ async def test_clients_can_be_told_while_they_come_and_go():
             await newcomer.hears_no_more()
 
 
+async def test_a_client_that_has_left_is_among_the_clients_no_more_when_its_hook_is_called():
+    class Leaving(Hooked):
+        async def handle_disconnect(self, client, code):
+            self.called.append(len(self.server.clients))
+            for each in self.server.clients:
+                await each.send("one has left")
+
+    gateway = Leaving()
+    async with serving(gateway) as app, talk(app) as client:
+        await client.hears_no_more()
+        async with talk(app) as leaving:
+            await leaving.hears_no_more()
+        await client.hears("one has left")
+        assert gateway.called[-1] == 1
+
+
 async def test_send_text_sends_what_is_serialised_already():
     async def ask(self, client, data):
         await client.send_text('{"a" : 1}')
@@ -1288,10 +1314,12 @@ async def test_an_item_that_cannot_be_serialised_closes_its_stream():
 async def test_brackets_end_nothing(depth, is_closed):
     """They are echoed, refused, or silent: how deep Python goes is its own matter."""
     data = "[" * depth + "]" * depth * is_closed
-    async with serving(Echo()) as app, talk(app) as client:
+    echo = Echo()
+    async with serving(echo) as app, talk(app) as client:
         await client.send(f'{{"event":"echo","data":{data}}}')
         await client.say("echo", "alive")
         heard = await client.text()
+        assert echo.server.ignored == (heard == '"alive"')
         if heard == data:
             heard = await client.text()
         elif heard != '"alive"':
@@ -1598,6 +1626,38 @@ async def test_a_cancel_of_a_coroutine_closes_the_stream_that_it_returns_later()
         release.set()
         await client.hears(done())
     assert begun == ["coroutine"]
+
+
+@pytest.mark.parametrize("again", ["cancel", "leave"])
+async def test_a_stream_that_is_being_closed_is_not_disturbed(again):
+    closing, release, ended = asyncio.Event(), asyncio.Event(), []
+
+    async def ask(self, client, data):
+        try:
+            await asyncio.Event().wait()
+            yield 1
+        finally:
+            closing.set()
+            await release.wait()
+            ended.append(data)
+
+    gateway = asking(ask)
+    async with serving(gateway) as app, talk(app) as client:
+        await client.say("ask", "mine", id=7)
+        await client.hears_no_more()
+        await client.cancel(7)
+        await closing.wait()
+        if again == "cancel":
+            await client.cancel(7)
+            await client.hears_no_more()
+        else:
+            await leave_politely(client)
+            await until(lambda: not gateway.server.clients)
+        await asyncio.sleep(0.01)
+        release.set()
+        await until(lambda: ended == ["mine"])
+        if again == "cancel":
+            await client.hears(done())
 
 
 async def test_a_cancel_leaves_a_coroutine_that_returns_a_value_alone():

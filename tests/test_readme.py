@@ -128,6 +128,7 @@ def test_binder_plans_the_image_with_our_python_and_our_packages():
     ).stdout
     assert 'pip install --no-cache-dir -r "binder/requirements.txt"' in plan
     assert "Building conda environment for python=3.11" in plan
+    assert "RUN ./binder/postBuild" in plan
 
 
 def test_binder_asks_for_what_ci_tests():

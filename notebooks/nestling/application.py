@@ -144,16 +144,19 @@ class Application:
         check_port(port)
         if self._listening:
             raise RuntimeError("the application listens already: await app.close() first")
-        self._listening = self._plan(port)
+        listening = self._listening = self._plan(port)
         try:
-            for each in self._listening:
+            for each in listening:
                 await each.init()
-            for each in self._listening:
+            for each in listening:
                 await each.open(host, serve, options)
+            if self._listening is not listening:
+                raise RuntimeError("the application was closed before it listened")
         except BaseException:
+            self._listening = listening
             await self.close(grace=0)
             raise
-        self.ports = [each.number for each in self._listening]
+        self.ports = [each.number for each in listening]
 
     async def close(self, grace: float = 1.0) -> None:
         """Let no more clients in, and close the connections with code 1001.

@@ -19,6 +19,7 @@ the last one says "done". See `_Call`.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
@@ -314,9 +315,10 @@ class _Call:
 
     def cancel(self) -> None:
         """Close the streams, and those that a coroutine has yet to return."""
-        self.cancelled = True
-        for task in self._streams:
-            task.cancel()
+        if not self.cancelled:  # a generator that is being closed is left to its cleaning up
+            self.cancelled = True
+            for task in self._streams:
+                task.cancel()
 
     def _correlated(self, reply: Any, done: bool) -> dict[str, Any] | None:
         """The reply with the message's id, None if there is nothing to say."""
@@ -360,6 +362,7 @@ class _Conversation:
         self._client = client
         self._connection = connection
         self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._work = self._read()
         self._calls: set[_Call] = set()
@@ -377,7 +380,8 @@ class _Conversation:
                 call.cancel()
 
     def _lead(self) -> None:
-        self._leader = self._loop.create_task(self._answer_all())
+        # In a context of its own: what a handler sets there is not for the next message.
+        self._leader = self._loop.create_task(self._answer_all(), context=self._context.copy())
 
     async def _answer_all(self) -> None:
         """Read and answer until an answer has had to wait, and another task leads."""
@@ -421,13 +425,13 @@ class _Conversation:
         """Deal with a message that no handler gets."""
         if call.id is None:
             self._server.ignore("no handler for its event", raw)
-        elif call.id not in self._live:
-            if call.message.get("cancel") is not True:
-                await call.fail(WsException("There is no such event"))
         elif "event" not in call.message and call.message.get("cancel") is True:
-            self._live[call.id].cancel()
-        else:
+            if call.id in self._live:
+                self._live[call.id].cancel()
+        elif call.id in self._live:
             await call.fail(WsException("This id is still in use"))
+        else:
+            await call.fail(WsException("There is no such event"))
 
     async def _follow(self, call: _Call, result: Any) -> None:
         """Send what a coroutine returns, or each item of an async generator."""

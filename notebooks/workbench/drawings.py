@@ -157,6 +157,137 @@ def timeline(trace: Trace, title: str) -> Picture:
         return Picture(figure, f"{title}: {said}.")
 
 
+def lanes(trace: Trace, title: str) -> Picture:
+    """A lane for each connection, with a mark for each item at the time it was sent.
+
+    A triangle is something that the client has sent, a dot something that the server has.
+    Raises ValueError for an empty trace.
+    """
+    if not trace:
+        raise ValueError("a picture of lanes needs at least one item")
+    begin = min(item.sent for item in trace)
+    connections = sorted({item.connection for item in trace})
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.2 + max(0.12 * len(connections), 0.6)))
+        axes = figure.subplots()
+        for sender, marker, size in (("client", ">", 7), ("server", "o", 4)):
+            sent = trace.of(sender)
+            for colour in sorted({_colour(item.content) for item in sent}):
+                items = [item for item in sent if _colour(item.content) == colour]
+                axes.plot(
+                    [item.sent - begin for item in items],
+                    [connections.index(item.connection) + 1 for item in items],
+                    linestyle="",
+                    marker=marker,
+                    markersize=size,
+                    color=colour,
+                    markeredgecolor="white",
+                    markeredgewidth=0.6,
+                )
+        axes.set(xlabel="seconds", ylabel="connection", title=title)
+        axes.set_ylim(len(connections) + 0.7, 0.3)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        counts = (
+            f"{len(trace.of('client'))} from clients, {len(trace.of('server'))} from the server"
+        )
+        return Picture(figure, f"{title}: {len(connections)} lanes, {counts}.")
+
+
+def ecdf(
+    samples: Mapping[str, Sequence[float]],
+    lines: Sequence[tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+) -> Picture:
+    """For each sample, the share of its values up to x, as a staircase; `lines` is the law.
+
+    Raises ValueError for a sample without values.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 3.6))
+        axes = figure.subplots()
+        for name, values in samples.items():
+            if not values:
+                raise ValueError(f"{name!r} has no values")
+            axes.ecdf(values, label=name, **_arm(name)[0])
+        for number, (x, y) in enumerate(lines):
+            axes.plot(x, y, color="black", linewidth=0.8, label=None if number else "the law")
+        axes.set(xlabel=xlabel, ylabel="share of the events", title=title, xlim=(0, None))
+        axes.legend(fontsize=8)
+        return Picture(figure, f"{title}: a staircase for each of {', '.join(samples)}.")
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    xscale: str = "linear",
+    yscale: str = "linear",
+) -> Picture:
+    """The law as lines, the measurement as points; the same name has the same style."""
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 3.8))
+        axes = figure.subplots()
+        for name, (x, y) in lines.items():
+            axes.plot(x, y, label=name, **_arm(name)[0])
+        for name, (x, y) in points.items():
+            style, marker = _arm(name)
+            label = None if name in lines else name
+            axes.plot(x, y, marker, color=style["color"], label=label, markersize=5, alpha=0.7)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
+        axes.legend(fontsize=8)
+        drawn = {"the law as lines for": lines, "points for": points}
+        said = "; ".join(f"{what} {', '.join(them)}" for what, them in drawn.items() if them)
+        return Picture(figure, f"{title}: {said}.")
+
+
+def arms(traces: Mapping[str, Trace], begin: float, end: float, title: str) -> Picture:
+    """What crossed for each transport between two times of perf_counter.
+
+    A stroke upwards is a request, a hollow dot an answer without an event, a full dot one
+    with events, or a frame.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1 + 0.55 * len(traces)))
+        axes = figure.subplots()
+        for height, trace in enumerate(traces.values()):
+            for item in trace:
+                if begin <= item.sent < end and (style := _mark(item.content)):
+                    axes.plot(item.sent - begin, height, **style)
+        axes.set_yticks(range(len(traces)), traces)
+        axes.set(xlim=(0, end - begin), ylim=(len(traces) - 0.5, -0.5))
+        axes.set(xlabel="seconds", title=title)
+        return Picture(figure, f"{title}: a lane for each of {', '.join(traces)}.")
+
+
+def _mark(content: Content) -> dict[str, object] | None:
+    """How something that crossed is drawn in its transport's lane."""
+    match content:
+        case Request():
+            return {"marker": "|", "color": HTTP, "markersize": 14, "markeredgewidth": 2}
+        case Body(data) if data.strip() in (b"[]", b""):
+            return {"marker": "o", "color": HTTP, "markersize": 6, "fillstyle": "none"}
+        case Body():
+            return {"marker": "o", "color": HTTP, "markersize": 6}
+        case Frame(opcode) if not opcode.is_control:
+            return {"marker": "o", "color": DATA, "markersize": 6}
+    return None
+
+
+# Transports over HTTP share its colour and differ in their strokes: beginning of the name,
+# stroke, marker. What follows a comma in a name is a variant, drawn in another colour.
+_TRANSPORTS = [("short", "-", "o"), ("long", "--", "s"), ("SSE", ":", "^"), ("WebSocket", "-", "D")]
+
+
+def _arm(name: str) -> tuple[dict[str, str], str]:
+    """How the line of a transport is drawn, and its marker."""
+    _, stroke, marker = next(row for row in _TRANSPORTS if name.startswith(row[0]))
+    colours = (DATA, LOOP) if name.startswith("WebSocket") else (HTTP, TROUBLE)
+    return {"color": colours["," in name], "linestyle": stroke}, marker
+
+
 def frame(raw: bytes, title: str) -> Picture:
     """The bytes of one frame: the first two bit by bit, then all of them, by their fields.
 

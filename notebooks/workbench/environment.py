@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from workbench import node
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHON = (3, 11)
@@ -40,7 +43,7 @@ class Findings(list[Finding]):
 
 def check() -> Findings:
     """Look for everything that the chapters use; never raises."""
-    return Findings([_python(), *_packages(), *_archived(), _node(), _browser(), _proxy()])
+    return Findings([_python(), *_packages(), *_archived(), *_node(), _browser(), _proxy()])
 
 
 def _python() -> Finding:
@@ -75,15 +78,21 @@ def _archived() -> Iterator[Finding]:
         yield Finding("nest_asyncio", "imported", cure)
 
 
-def _node() -> Finding:
-    """Node, for its WebSocket library `ws`; only the chapter on clients uses it."""
+def _node() -> Iterator[Finding]:
+    """Node and its WebSocket library `ws`; only the chapter on clients uses them."""
     cure = f"install Node {NODE} or newer to run Node's clients; all else works without"
     if not (program := shutil.which("node")):
-        return Finding("Node", "missing", cure)
+        yield Finding("Node", "missing", cure)
+        return
     answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10)
     major = re.match(r"v(\d+)", answer.stdout)
     enough = major and int(major[1]) >= NODE
-    return Finding("Node", answer.stdout.strip().lstrip("v") or "broken", "" if enough else cure)
+    yield Finding("Node", answer.stdout.strip().lstrip("v") or "broken", "" if enough else cure)
+    package = node.FOLDER / "node_modules" / "ws" / "package.json"
+    if package.exists():
+        yield Finding("Node's package ws", json.loads(package.read_text())["version"])
+    else:
+        yield Finding("Node's package ws", "missing", f"{node.why_not()} (only chapter 05 uses it)")
 
 
 def _browser() -> Finding:

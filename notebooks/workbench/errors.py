@@ -23,6 +23,6 @@ def expected(*types: type[BaseException]) -> Iterator[None]:
     try:
         yield
     except types as error:
-        print(masked(f"{type(error).__name__}: {error}"))
+        print(masked(f"{type(error).__name__}: {error}").removesuffix(": "))
     else:
         raise AssertionError(f"expected {' or '.join(t.__name__ for t in types)}, but it worked")
