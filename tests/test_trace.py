@@ -61,6 +61,43 @@ def test_http_with_bodies_before_and_without_an_upgrade():
     assert decoded[-1].label == "body 'e\\n'"
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n"
+CHUNKS = [b"5\r\nHello\r\n", b"00A;of=ten\r\n0\r\n\r\nbytes\r\n"]
+
+
+@pytest.mark.parametrize("last", [b"0\r\n\r\n", b"000;x\r\nA: b\r\nC: d\r\n\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_chunks_in_any_pieces_and_the_head_after_them(last, size):
+    raws = [CHUNKED, *CHUNKS, last, CHUNKED, last, SWITCHING, encode(Frame(Opcode.PING))]
+    data = b"".join(raws)
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    decoded = trace.decode(taps(*[("server", piece) for piece in pieces]))
+    assert [item.raw for item in decoded] == raws
+    assert contents(decoded) == [Response, Body, Body, Body, Response, Body, Response, Frame]
+    bodies = [item.content.data for item in decoded if isinstance(item.content, Body)]
+    assert bodies == [b"Hello", b"0\r\n\r\nbytes", b"", b""]
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"5\r\nHello!\r\n", "longer than its size"),
+        (b"five\r\nHello\r\n", "not the size of a chunk"),
+        (b"-5\r\nHello\r\n", "not the size of a chunk"),
+        (b"\r\nHello\r\n", "not the size of a chunk"),
+        (b"5\r\nHello", "incomplete"),
+        (b"0\r\nA: b\r\n", "incomplete"),
+        (b"5", "incomplete"),
+    ],
+)
+def test_chunks_that_are_broken_or_cut_short(sent, why):
+    for pieces in [[sent], [bytes([byte]) for byte in sent]]:
+        decoded = trace.decode(taps(("server", CHUNKED), *[("server", p) for p in pieces]))
+        assert why in decoded[-1].label
+        assert isinstance(decoded[-1].content, Undecoded)
+        assert b"".join(item.raw for item in decoded) == CHUNKED + sent
+
+
 def test_cookies_and_credentials_are_illegible_everywhere():
     secrets = [
         ("Cookie", "session=hunter2"),

@@ -13,11 +13,12 @@ from nestling.handshake import HandshakeError, Request, Response, parse_request,
 from workbench.relay import Tap
 
 _SECRET = re.compile(rb"(?im)^((?:set-)?cookie|(?:proxy-)?authorization):([^\r\n]*)")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
 
 
 @dataclass(frozen=True)
 class Body:
-    """Part of the body of an HTTP message."""
+    """Part of the body of an HTTP message, or a chunk of it; the last chunk is empty."""
 
     data: bytes
 
@@ -124,6 +125,7 @@ class _Direction:
         self.rest = b""
         self._parse = parse_request if sender == "client" else parse_response
         self._body = 0
+        self._chunked = False
         self._decoder: Decoder | None = None
         self._lost: str | None = None
 
@@ -136,14 +138,23 @@ class _Direction:
                 yield self._take(self._body or len(self.rest))
                 continue
             try:
-                self.rest = _SECRET.sub(_illegible, self.rest)
-                parsed = self._parse(self.rest)
+                if self._chunked:
+                    parsed = self._parse_chunk()
+                else:
+                    self.rest = _SECRET.sub(_illegible, self.rest)
+                    parsed = self._parse(self.rest)
             except HandshakeError as error:
                 self._lost = str(error)
                 continue
             if parsed is None:
                 return
-            yield from self._head(*parsed)
+            content, rest = parsed
+            yield self.rest[: len(self.rest) - len(rest)], content
+            self.rest = rest
+            if isinstance(content, Body):
+                self._chunked = bool(content.data)
+            else:
+                yield from self._after(content)
 
     def _take(self, size: int) -> tuple[bytes, Content]:
         """Up to `size` bytes that are a body, or not understood."""
@@ -153,10 +164,30 @@ class _Direction:
         self._body -= len(raw)
         return raw, Body(raw)
 
-    def _head(self, head: Request | Response, rest: bytes) -> Iterator[tuple[bytes, Content]]:
-        yield self.rest[: len(self.rest) - len(rest)], head
-        self.rest = rest
+    def _parse_chunk(self) -> tuple[Body, bytes] | None:
+        """The chunk at the beginning, and the bytes behind it; None while it is not complete.
+
+        Raises HandshakeError if there is none.
+        """
+        line, end, rest = self.rest.partition(b"\r\n")
+        if not end:
+            return None
+        if not (match := _CHUNK_SIZE.fullmatch(line)):
+            raise HandshakeError("not the size of a chunk")
+        if (size := int(match[1], 16)) == 0:  # trailer fields may follow, an empty line does
+            _, end, rest = (end + rest).partition(b"\r\n\r\n")
+            return (Body(b""), rest) if end else None
+        if len(rest) < size + 2:
+            return None
+        if rest[size : size + 2] != b"\r\n":
+            raise HandshakeError("a chunk longer than its size")
+        return Body(rest[:size]), rest[size + 2 :]
+
+    def _after(self, head: Request | Response) -> Iterator[tuple[bytes, Content]]:
+        """Find out what follows a head; gives the frames that are already there."""
         self._body = int(head.headers.get("Content-Length") or 0)
+        codings = [coding.lower() for coding in head.headers.tokens("Transfer-Encoding")]
+        self._chunked = "chunked" in codings
         if (head.status == 101) if isinstance(head, Response) else head.headers.get("Upgrade"):
             self._decoder = Decoder(max_payload=2**40, allowed_rsv=7)
             yield from self._frames(self.rest)

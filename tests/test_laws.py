@@ -1,0 +1,128 @@
+"""The laws of chapter 03 against simulations, and the published table to its digits."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from statistics import mean
+
+import pytest
+from workbench import laws
+
+EVENTS = 40_000
+
+
+def arrivals(rate: float, seed: int = 1) -> list[float]:
+    dice, at, times = Random(seed), 0.0, []
+    while len(times) < EVENTS:
+        at += dice.expovariate(rate)
+        times.append(at)
+    return times
+
+
+def short_polls(times: list[float], interval: float, delay: float) -> tuple[float, float, float]:
+    """Mean latency, requests for an event, share of empty answers."""
+    polls = {math.ceil(at / interval) for at in times}
+    last = max(polls)
+    latencies = [math.ceil(at / interval) * interval + delay - at for at in times]
+    return mean(latencies), last / len(times), 1 - len(polls) / last
+
+
+def long_polls(times: list[float], delay: float) -> tuple[float, float]:
+    """Mean latency and requests for an event; each answer has all that is new."""
+    latencies, requests, asked, index = [], 0, 0.0, 0
+    while index < len(times):
+        answered = max(asked, times[index])
+        requests += 1
+        while index < len(times) and times[index] <= answered:
+            latencies.append(answered + delay - times[index])
+            index += 1
+        asked = answered + 2 * delay
+    return mean(latencies), requests / len(times)
+
+
+@pytest.mark.parametrize("rate", [0.5, 4, 40])
+@pytest.mark.parametrize("interval", [0.2, 1.0])
+def test_short_polling(rate, interval):
+    latency, requests, empty = short_polls(arrivals(rate), interval, 0.05)
+    assert latency == pytest.approx(laws.short_poll_latency(interval, 0.05), rel=0.02)
+    assert requests == pytest.approx(laws.short_poll_requests(rate, interval), rel=0.02)
+    assert empty == pytest.approx(laws.empty_share(rate, interval), abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [0.5, 4, 40])
+@pytest.mark.parametrize("delay", [0.01, 0.05, 0.2])
+def test_long_polling(rate, delay):
+    latency, requests = long_polls(arrivals(rate), delay)
+    assert latency == pytest.approx(laws.long_poll_latency(rate, delay), rel=0.02)
+    assert requests == pytest.approx(laws.long_poll_requests(rate, delay), rel=0.02)
+    assert latency < 3 * delay
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.1, 0.12, 0.131, 0.1777, 0.237])
+def test_long_polling_of_regular_events(delay):
+    latency, _ = long_polls([0.25 * n for n in range(1, EVENTS)], delay)
+    assert latency == pytest.approx(laws.periodic_long_poll_latency(0.25, delay), rel=0.02)
+
+
+def test_a_stream_takes_one_delay():
+    assert laws.stream_latency(0.05) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("overhead", "digits", "printed"),
+    [(871, 1, ["6.6", "66", "665"]), (2, 3, ["0.015", "0.153", "1.526"])],
+)
+def test_the_table_of_lubbers_and_greco(overhead, digits, printed):
+    """They print polling with one digit, then with none, cut or rounded: 66.45 is 66."""
+    rates = [laws.published_rate(overhead, clients) for clients in (1_000, 10_000, 100_000)]
+    shown = [f"{rate:.{digits if rate < 10 else 0}f}" for rate in rates]
+    assert shown == printed
+
+
+def test_what_remains_of_five_hundred_to_one():
+    assert 871 / 2 > 400
+    wire = laws.on_the_wire(909, 3) / laws.on_the_wire(2, 2)
+    assert 9 < wire < 11
+
+
+@pytest.mark.parametrize(
+    ("payload", "header"), [(0, 2), (125, 2), (126, 4), (0xFFFF, 4), (0x10000, 10)]
+)
+def test_a_frames_header(payload, header):
+    from nestling.frames import Frame, Opcode, encode
+
+    assert (
+        laws.frame_header(payload)
+        == header
+        == len(encode(Frame(Opcode.TEXT, bytes(payload)))) - payload
+    )
+
+
+def test_expectations_scale_with_the_clients():
+    one, many = laws.expectations(4, 0.05), laws.expectations(4, 0.05, clients=10)
+    for a, b in zip(one, many, strict=True):
+        assert (b.latency, b.requests) == (a.latency, pytest.approx(10 * a.requests))
+        assert (b.traffic, b.wire) == pytest.approx((10 * a.traffic, 10 * a.wire))
+    assert [row.requests for row in one][2:] == [0, 0]
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"delay": -1}, {"interval": 0}, {"clients": 0}])
+def test_numbers_that_make_no_sense(wrong):
+    with pytest.raises(ValueError, match="above 0"):
+        laws.expectations(**{"rate": 1, "delay": 0.05} | wrong)
+
+
+@pytest.mark.parametrize(
+    ("case", "advice"),
+    [
+        ({"rate": 1 / 600, "stale": 300}, "just poll, every 600 s"),
+        ({"rate": 40, "stale": 1}, "just poll"),
+        ({"rate": 0.05, "stale": 1}, "server-sent events"),
+        ({"rate": 1, "stale": 0.05}, "server-sent events"),
+        ({"rate": 1, "stale": 0.5, "talks": True}, "WebSocket"),
+        ({"rate": 1, "stale": 0.01}, "nothing"),
+    ],
+)
+def test_what_is_recommended(case, advice):
+    assert laws.recommend(**{"delay": 0.05, "talks": False} | case).startswith(advice)
