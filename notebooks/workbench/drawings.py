@@ -235,8 +235,13 @@ def curves(
         for name, (x, y) in points.items():
             style, marker = _arm(name)
             label = None if name in lines else name
-            axes.plot(x, y, marker, color=style["color"], label=label, markersize=5, alpha=0.7)
+            fill = {"fillstyle": "none"} if marker == "s" else {}
+            axes.plot(x, y, marker, color=style["color"], label=label, markersize=6, **fill)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
+        if xscale == "log":
+            measured = sorted({value for x, _ in points.values() for value in x})
+            axes.set_xticks(measured, [f"{value:g}" for value in measured])
+            axes.minorticks_off()
         axes.legend(fontsize=8)
         drawn = {"the law as lines for": lines, "points for": points}
         said = "; ".join(f"{what} {', '.join(them)}" for what, them in drawn.items() if them)
