@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import shutil
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -35,6 +37,37 @@ async def read_head(reader: asyncio.StreamReader, parse: Callable[[bytes], tuple
         assert piece, f"closed after {data!r}"
         data += piece
     return parsed
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait for what no event announces."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def open_files() -> int:
+    return len(os.listdir("/dev/fd"))
+
+
+@pytest.fixture
+async def nothing_left(caplog: pytest.LogCaptureFixture) -> AsyncIterator[None]:
+    """After the test: no task, no socket, no warning, and no error that escaped a handler."""
+    noise = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
+    before = open_files()
+    gc.freeze()  # what was there before the test need not be looked through after it
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+        gc.unfreeze()
+        await asyncio.sleep(0)
+    assert noise == []
+    assert [str(warning.message) for warning in warned] == []
+    assert "connection handler failed" not in caplog.text
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await until(lambda: open_files() == before)
 
 
 async def assert_hint(exercise: str, answer: object, hint: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import websockets.asyncio.server
-from conftest import read_head
+from conftest import read_head, until
 from nestling.application import MAX_SIZE, PortError, create
 from nestling.frames import (
     CloseCode,
@@ -37,14 +37,14 @@ from test_gateway import (
     at_rest,
     error_frame,
     narrow,
-    nothing_left,  # noqa: F401
     serving,
     talk,
-    until,
 )
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from workbench import kernel
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 HOST = "127.0.0.1"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="

@@ -16,7 +16,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from conftest import missing
+from conftest import missing, until
 from nestling import client as client_module
 from nestling.application import Application
 from nestling.client import GatewayClient
@@ -35,15 +35,15 @@ from test_gateway import (
     Echo,
     Gates,
     asking,
-    nothing_left,  # noqa: F401
     serving,
-    until,
 )
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError
 from workbench import node
 from workbench.relay import Relay
 from workbench.trace import decode
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 HOST = "127.0.0.1"
 

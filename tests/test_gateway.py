@@ -7,18 +7,16 @@ about ports and paths are in test_application.py.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
-import os
 import socket
-import warnings
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from conftest import until
 from nestling import gateway as gateway_module
 from nestling.application import Application, create
 from nestling.events import EventsGateway
@@ -35,38 +33,9 @@ from nestling.poll import PollGateway
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 TIMEOUT = 5
-
-
-def open_files() -> int:
-    return len(os.listdir("/dev/fd"))
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left(caplog) -> AsyncIterator[None]:
-    """After each test: no task, no socket, no warning, and no error that escaped a gateway."""
-    noise = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
-    before = open_files()
-    gc.freeze()  # what was there before the test need not be looked through after it
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        yield
-        gc.collect()
-        gc.unfreeze()
-        await asyncio.sleep(0)
-    assert noise == []
-    assert [str(warning.message) for warning in warned] == []
-    assert "connection handler failed" not in caplog.text
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    await until(lambda: open_files() == before)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what no event announces."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 # A server, a client, and gateways to talk to

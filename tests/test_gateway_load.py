@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from conftest import missing
+from conftest import missing, until
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from nestling import gateway
@@ -84,12 +84,6 @@ async def no_task_but(before: set[asyncio.Task[Any]]) -> None:
         await until(lambda: asyncio.all_tasks() <= before)
     except TimeoutError:
         pytest.fail(f"left running: {asyncio.all_tasks() - before}")
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def open_client(app: Application, **options: Any) -> ClientConnection:

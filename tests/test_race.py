@@ -15,7 +15,6 @@ from statistics import mean
 from time import perf_counter
 
 import pytest
-from test_relay import nothing_left  # noqa: F401 (no task, socket or warning after any test)
 from workbench import race as module
 from workbench import trace
 from workbench.race import (
@@ -34,6 +33,8 @@ from workbench.race import (
     schedule,
 )
 from workbench.relay import HOST, Relay
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 T = 0.2
 D = 0.025

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
-import os
 import random
 import socket
 import struct
-import warnings
-from collections.abc import AsyncIterator
 from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
 import pytest
+from conftest import open_files
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError, InvalidMessage
 from workbench.relay import HOST, IN_FLIGHT, Relay, Tap
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 DELAY = 0.1
-
-
-def open_files() -> int:
-    return len(os.listdir("/dev/fd"))
-
-
-@pytest.fixture(autouse=True)
-async def nothing_left() -> AsyncIterator[None]:
-    """After each test: no task, no socket, and no error reported to the loop."""
-    noise = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: noise.append(context))
-    before = open_files()
-    gc.freeze()  # what was there before the test need not be looked through after it
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        yield
-        gc.collect()
-        gc.unfreeze()
-        await asyncio.sleep(0)
-    assert noise == []
-    assert [str(warning.message) for warning in warned] == []
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert open_files() == before
 
 
 class Peer(NamedTuple):
