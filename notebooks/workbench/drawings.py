@@ -170,20 +170,17 @@ def lanes(trace: Trace, title: str) -> Picture:
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 1.2 + max(0.12 * len(connections), 0.6)))
         axes = figure.subplots()
-        for sender, marker, size in (("client", ">", 7), ("server", "o", 4)):
+        marks = {
+            "server": {"marker": "o", "markersize": 2.5},
+            "client": {"marker": ">", "markersize": 9, "fillstyle": "none"},
+        }
+        for sender, mark in marks.items():
             sent = trace.of(sender)
             for colour in sorted({_colour(item.content) for item in sent}):
                 items = [item for item in sent if _colour(item.content) == colour]
-                axes.plot(
-                    [item.sent - begin for item in items],
-                    [connections.index(item.connection) + 1 for item in items],
-                    linestyle="",
-                    marker=marker,
-                    markersize=size,
-                    color=colour,
-                    markeredgecolor="white",
-                    markeredgewidth=0.6,
-                )
+                times = [item.sent - begin for item in items]
+                rows = [connections.index(item.connection) + 1 for item in items]
+                axes.plot(times, rows, linestyle="", color=colour, **mark)
         axes.set(xlabel="seconds", ylabel="connection", title=title)
         axes.set_ylim(len(connections) + 0.7, 0.3)
         axes.yaxis.get_major_locator().set_params(integer=True)
@@ -242,6 +239,8 @@ def curves(
             measured = sorted({value for x, _ in points.values() for value in x})
             axes.set_xticks(measured, [f"{value:g}" for value in measured])
             axes.minorticks_off()
+        if yscale == "log":
+            axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(fontsize=8)
         drawn = {"the law as lines for": lines, "points for": points}
         said = "; ".join(f"{what} {', '.join(them)}" for what, them in drawn.items() if them)
