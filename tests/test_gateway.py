@@ -901,8 +901,9 @@ async def test_a_client_that_only_sends_is_read_no_further(is_coroutine):
     assert sorted(asked) == list(range(many))
 
 
-async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
-    given = []
+def items_and_an_end() -> tuple[list[str], Callable[..., Any]]:
+    """A handler that streams up to 1,000 items without a pause, and the list it keeps of that."""
+    given: list[str] = []
 
     async def ask(self, client, data):
         try:
@@ -912,6 +913,11 @@ async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
         finally:
             given.append("end")
 
+    return given, ask
+
+
+async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
+    given, ask = items_and_an_end()
     async with serving(asking(ask)) as app, narrow(app) as client:
         await client.say("ask")
         await at_rest(given)
@@ -1551,16 +1557,7 @@ async def test_a_cancel_closes_a_stream():
 
 
 async def test_a_cancel_while_its_client_does_not_read_closes_the_stream():
-    given = []
-
-    async def ask(self, client, data):
-        try:
-            while len(given) < 1_000:
-                given.append("item")
-                yield ITEM
-        finally:
-            given.append("end")
-
+    given, ask = items_and_an_end()
     async with serving(asking(ask)) as app, narrow(app) as client:
         await client.say("ask", id=7)
         await at_rest(given)
