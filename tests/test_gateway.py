@@ -9,208 +9,56 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from conftest import until
+from gateways import (
+    INTERNAL,
+    ITEM,
+    ITEMS,
+    LEAVING,
+    MOMENTS,
+    SILENT,
+    TEXTS,
+    UNDERSTOOD,
+    UNSENDABLE,
+    VALUES,
+    WAYS,
+    Echo,
+    Gates,
+    Hooked,
+    Talk,
+    asking,
+    asking_only,
+    at_once,
+    at_rest,
+    done,
+    error_frame,
+    fill,
+    items_and_an_end,
+    later,
+    leave_abruptly,
+    leave_politely,
+    narrow,
+    raising,
+    serving,
+    stream,
+    talk,
+)
 from nestling import gateway as gateway_module
-from nestling.application import Application, create
+from nestling.application import create
+from nestling.conversation import HELD, IN_FLIGHT
+from nestling.envelope import parse
 from nestling.events import EventsGateway
 from nestling.frames import Frame, Opcode, encode, new_mask
-from nestling.gateway import (
-    IN_FLIGHT,
-    Client,
-    WsException,
-    parse,
-    subscribe_message,
-    websocket_gateway,
-)
+from nestling.gateway import WsException, subscribe_message, websocket_gateway
 from nestling.poll import PollGateway
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
-TIMEOUT = 5
-
-
-# A server, a client, and gateways to talk to
-
-
-@asynccontextmanager
-async def serving(
-    *gateways: object, parse: Callable[[str | bytes], Any] = parse, **options: Any
-) -> AsyncIterator[Application]:
-    """An application of these gateways that listens, and is closed without grace."""
-    app = create(*gateways, parse=parse)
-    async with asyncio.timeout(TIMEOUT):
-        await app.listen(0, **options)
-    try:
-        yield app
-    finally:
-        async with asyncio.timeout(TIMEOUT):
-            await app.close(grace=0)
-
-
-class Talk:
-    """A client that says and hears JSON."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self.connection = connection
-
-    async def send(self, raw: Any) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            await self.connection.send(raw)
-
-    async def say(self, event: str, *data: Any, **more: Any) -> None:
-        """Send a message: with data if there are any, and with what else is named."""
-        message = {"event": event, **dict(zip(["data"], data, strict=False)), **more}
-        await self.send(json.dumps(message))
-
-    async def cancel(self, id: Any) -> None:
-        await self.send(json.dumps({"id": id, "cancel": True}))
-
-    async def text(self) -> str:
-        async with asyncio.timeout(TIMEOUT):
-            text = await self.connection.recv()
-        assert isinstance(text, str)
-        return text
-
-    async def hear(self) -> Any:
-        return json.loads(await self.text())
-
-    async def hears(self, *frames: Any) -> None:
-        """The next frames are these, and no other comes before the answer to a question."""
-        heard = [await self.hear() for _ in frames]
-        assert heard == list(frames)
-        await self.hears_no_more()
-
-    async def hears_no_more(self) -> None:
-        await self.say("echo", "no more")
-        assert await self.hear() == "no more"
-
-    async def pong(self) -> None:
-        """Wait until the server has read all that was sent, as far as it reads at all."""
-        async with asyncio.timeout(TIMEOUT):
-            await (await self.connection.ping())
-
-    async def closed(self) -> tuple[int, str]:
-        """Code and reason of the close, before which no frame comes."""
-        with pytest.raises(ConnectionClosed):
-            print("heard", await self.text())
-        return self.connection.close_code, self.connection.close_reason
-
-
-@asynccontextmanager
-async def talk(app: Application, path: str = "/", port: int = 0) -> AsyncIterator[Talk]:
-    """A client of the application; `port` is the index of one of its ports."""
-    url = f"ws://127.0.0.1:{app.ports[port]}{path}"
-    options = {"compression": None, "ping_interval": None, "close_timeout": 0.5}
-    async with connect(url, open_timeout=TIMEOUT, **options) as client:
-        yield Talk(client)
-
-
-@websocket_gateway()
-class Echo:
-    """`echo` gets what was sent."""
-
-    @subscribe_message("echo")
-    def echo(self, client: Client, data: Any) -> Any:
-        return data
-
-
-def asking(method: Callable[..., Any], **gateway: Any) -> Any:
-    """An `Echo` with this method for the event `ask`."""
-    members = {"ask": subscribe_message("ask")(method)}
-    return websocket_gateway(**gateway)(type("Asking", (Echo,), members))()
-
-
-@websocket_gateway()
-class Gates(Echo):
-    """`pass` is answered, with its data, once the gate of that name is open.
-
-    `count` is a stream of 0, 1, 2, ...; each waits for the gate of that number.
-    """
-
-    def __init__(self) -> None:
-        self.gates: defaultdict[Any, asyncio.Event] = defaultdict(asyncio.Event)
-        self.begun: list[Any] = []
-        self.ended: list[Any] = []
-
-    @subscribe_message("pass")
-    async def passing(self, client: Client, data: Any) -> Any:
-        self.begun.append(data)
-        try:
-            await self.gates[data].wait()
-            return data
-        finally:
-            self.ended.append(data)
-
-    @subscribe_message("count")
-    async def count(self, client: Client, data: Any) -> AsyncIterator[int]:
-        self.begun.append(data)
-        try:
-            for number in range(1_000_000):
-                await self.gates[number].wait()
-                yield number
-        finally:
-            self.ended.append(data)
-
-
-def error_frame(message: str, pattern: str = "ask", **data: Any) -> dict[str, Any]:
-    """The exception frame, as Nest words it."""
-    cause = {"pattern": pattern, **data}
-    return {"event": "exception", "data": {"status": "error", "message": message, "cause": cause}}
-
-
-INTERNAL = "Internal server error"
-
-
 # In
-
-SILENT = {
-    "empty": "",
-    "a word": "hello",
-    "cut off": '{"event":"echo","data":1',
-    "two objects": '{"event":"echo"}{"event":"echo"}',
-    "NaN": '{"event":"echo","data":NaN}',
-    "Infinity": '{"event":"echo","data":Infinity}',
-    "-Infinity": '{"event":"echo","data":-Infinity}',
-    "a comment": '{"event":"echo","data":1}// one',
-    "a comment inside": '{"event":"echo",/* one */"data":1}',
-    "a comma too many": '{"event":"echo","data":[1,]}',
-    "single quotes": "{'event':'echo','data':1}",
-    "a newline in a string": '{"event":"echo","data":"a\nb"}',
-    "a leading zero": '{"event":"echo","data":01}',
-    "a byte order mark": '\ufeff{"event":"echo","data":1}',
-    "a byte order mark in bytes": b'\xef\xbb\xbf{"event":"echo","data":1}',
-    "UTF-16": '{"event":"echo","data":1}'.encode("utf-16-le"),
-    "a no-break space before": '\u00a0{"event":"echo","data":1}',
-    "5,000 digits": '{"event":"echo","data":%s}' % ("1" * 5_000),
-    "null": "null",
-    "a number": "5",
-    "a string": '"echo"',
-    "true": "true",
-    "an array": '[{"event":"echo","data":1}]',
-    "a pair": '["echo",1]',
-    "an empty object": "{}",
-    "no event": '{"data":1}',
-    "an unknown event": '{"event":"ecko","data":1}',
-    "another case": '{"event":"Echo","data":1}',
-    "a space": '{"event":"echo ","data":1}',
-    "no wildcard": '{"event":"*","data":1}',
-    "a name of the class": '{"event":"__init__","data":1}',
-    "the key in another case": '{"Event":"echo","data":1}',
-    "event null": '{"event":null,"data":1}',
-    "event a number": '{"event":1,"data":1}',
-    "event true": '{"event":true,"data":1}',
-    "event an array": '{"event":["echo"],"data":1}',
-    "event an object": '{"event":{"name":"echo"},"data":1}',
-}
 
 
 @pytest.mark.parametrize("message", SILENT.values(), ids=SILENT)
@@ -234,7 +82,7 @@ async def test_what_cannot_be_understood_is_answered_with_silence(message, caplo
         ('{"event":"echo","data":NaN}', "NaN is not JSON"),
         ("[]", "ignored: no object: '[]'"),
         ('{"event":"ecko"}', 'ignored: no handler for its event: \'{"event":"ecko"}\''),
-        ('["%s"]' % ("x" * 500), " characters)"),
+        ('["%s"]' % ("x" * 500), " (504 in all)"),
     ],
 )
 async def test_the_log_says_why_and_shows_the_message(message, why, caplog):
@@ -245,17 +93,6 @@ async def test_the_log_says_why_and_shows_the_message(message, why, caplog):
     (line,) = [r.getMessage() for r in caplog.records if r.name == "nestling.gateway"]
     assert why in line
     assert len(line) < 200
-
-
-UNDERSTOOD = {
-    "whitespace around": (' \t\r\n{ "event" : "echo" , "data" : 1 } \n', 1),
-    "a key twice, the last wins": ('{"event":"no","event":"echo","data":1,"data":2}', 2),
-    "escapes": ('{"\\u0065vent":"\\u0065cho","data":"\\ud83d\\ude00"}', "\U0001f600"),
-    "keys of no meaning": ('{"event":"echo","data":1,"ack":true,"reply":"x","cancel":1}', 1),
-    "cancel without an id": ('{"event":"echo","data":1,"cancel":true}', 1),
-    "bytes": (b'{"event":"echo","data":"\xc3\xa9"}', "é"),
-    "bytes that are no UTF-8": (b'{"event":"echo","data":"\xff"}', "\ufffd"),
-}
 
 
 @pytest.mark.parametrize("message, answer", UNDERSTOOD.values(), ids=UNDERSTOOD)
@@ -372,71 +209,6 @@ async def test_data_that_are_missing_are_none(data):
 # Out
 
 
-async def stream(*items: Any) -> AsyncIterator[Any]:
-    for item in items:
-        yield item
-
-
-class Iterator:
-    """An async iterator that is no generator: it has no `aclose`."""
-
-    def __init__(self, *items: Any) -> None:
-        self._items = iter(items)
-
-    def __aiter__(self) -> Iterator:
-        return self
-
-    async def __anext__(self) -> Any:
-        for item in self._items:
-            return item
-        raise StopAsyncIteration
-
-
-async def later(value: Any) -> Any:
-    await asyncio.sleep(0)
-    return value
-
-
-async def at_once(value: Any) -> Any:
-    return value
-
-
-def future(value: Any) -> asyncio.Future[Any]:
-    result = asyncio.get_running_loop().create_future()
-    result.set_result(value)
-    return result
-
-
-VALUES = {
-    "number": 5,
-    "zero": 0,
-    "fraction": 2.5,
-    "negative": -1,
-    "beyond 2^53": 2**53 + 1,
-    "beyond 2^64": 2**64 + 1,
-    "string": "plain",
-    "empty string": "",
-    "true": True,
-    "false": False,
-    "array": [1, 2, 3],
-    "empty array": [],
-    "object": {"a": {"b": None}},
-    "empty object": {},
-    "event and data": {"event": "x", "data": 1},
-    "event only": {"event": "x"},
-}
-WAYS = {
-    "plain": lambda value: value,
-    "coroutine at once": at_once,
-    "coroutine later": later,
-    "future": future,
-    "task": lambda value: asyncio.ensure_future(later(value)),
-    "stream": stream,
-    "iterator": Iterator,
-    "coroutine of a stream": lambda value: later(stream(value)),
-}
-
-
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_value_is_sent_bare_however_it_is_given(way):
     values = iter(VALUES.values())
@@ -456,21 +228,6 @@ async def test_nothing_is_no_frame(way):
         await client.say("ask", 1)
         await client.pong()
         await client.hears_no_more()
-
-
-TEXTS = [
-    ({"a": [1, 2], "b": "c, d: e"}, '{"a":[1,2],"b":"c, d: e"}'),
-    ("Grüße ☃ \U0001f600", '"Grüße ☃ \U0001f600"'),
-    ('quote " backslash \\ newline \n', r'"quote \" backslash \\ newline \n"'),
-    ("lone \ud83d surrogate", '"lone \\ud83d surrogate"'),
-    ("\udc00é\ud800", '"\\udc00é\\ud800"'),
-    ({"\ud800": 1}, '{"\\ud800":1}'),
-    (2**53 + 1, "9007199254740993"),
-    (float("nan"), "null"),
-    ([float("inf"), {"a": (-float("inf"), 1.5)}], '[null,{"a":[null,1.5]}]'),
-    ((1, 2), "[1,2]"),
-    (True, "true"),
-]
 
 
 @pytest.mark.parametrize("value, text", TEXTS)
@@ -522,17 +279,6 @@ async def test_a_stream_without_items_is_no_frame():
         await client.say("ask")
         await client.pong()
         await client.hears_no_more()
-
-
-async def leave_politely(client: Talk) -> None:
-    await client.connection.close()
-
-
-async def leave_abruptly(client: Talk) -> None:
-    client.connection.transport.abort()
-
-
-LEAVING = pytest.mark.parametrize("leave", [leave_politely, leave_abruptly])
 
 
 @LEAVING
@@ -724,62 +470,69 @@ async def test_a_message_that_was_sent_before_the_close_is_handled():
         await until(lambda: gates.begun == list(range(10)))
 
 
-# At most 64 messages in flight
+# At most 256 messages in flight
 
 
-async def fill(client: Talk, gates: Gates, event: str = "pass", **more: Any) -> None:
-    """Have as many handlers under way as there may be."""
-    for number in range(IN_FLIGHT):
-        await client.say(event, number, **({"id": number} if more.get("ids") else {}))
-    await until(lambda: len(gates.begun) == IN_FLIGHT)
+FULL = "Too much is in flight"
 
 
-def test_64_is_the_bound():
-    assert IN_FLIGHT == 64
+def test_256_is_the_bound():
+    assert IN_FLIGHT == 256
 
 
-@pytest.mark.parametrize("event", ["echo", "pass"])
-async def test_the_65th_message_is_not_begun_until_one_ends(event):
+@pytest.mark.parametrize("event", ["echo", "pass", "count"])
+async def test_the_257th_message_is_refused_until_one_ends(event):
     """Nest has no such bound."""
     gates = Gates()
-    gates.gates["65th"].set()
     async with serving(gates) as app, talk(app) as client:
         await fill(client, gates)
-        await client.say(event, "65th")
-        await client.pong()
-        await asyncio.sleep(0.02)
-        assert "65th" not in gates.begun
+        await client.say(event, "257th")
+        assert await client.hear() == error_frame(FULL, event, data="257th")
+        await client.say(event, "257th", id=7)
+        assert await client.hear() == done(**error_frame(FULL, event, data="257th"))
+        assert "257th" not in gates.begun
         gates.gates[9].set()
         assert await client.hear() == 9
-        assert await client.hear() == "65th"
-        gates.gates[7].set()
-        await client.hears(7)
+        gates.gates["258th"].set()
+        await client.say("pass", "258th")
+        await client.hears("258th")
 
 
-async def test_all_that_were_sent_too_early_are_answered_in_the_end():
+async def test_a_stream_counts_as_one_however_many_items_it_has_given():
     gates = Gates()
-    total = 10 * IN_FLIGHT
     async with serving(gates) as app, talk(app) as client:
+        await fill(client, gates, "count", ids=True)
+        gates.gates[0].set()
+        heard = [await client.hear() for _ in range(IN_FLIGHT)]
+        assert {frame["data"] for frame in heard} == {0}
+        await client.say("echo", "257th")
+        assert await client.hear() == error_frame(FULL, "echo", data="257th")
+        await client.cancel(5)
+        assert await client.hear() == {"id": 5, "done": True}
         await client.hears_no_more()
-        before = len(asyncio.all_tasks())
-        await fill(client, gates)
-        await client.say("pass", IN_FLIGHT)
-        await client.pong()
-        sending = asyncio.gather(*(client.say("pass", n) for n in range(IN_FLIGHT + 1, total)))
-        for number in range(total):
-            gates.gates[number].set()
-        heard = [await client.hear() for _ in range(total)]
-        await sending
-        assert sorted(heard) == list(range(total))
-        await client.hears_no_more()
-        await until(lambda: len(asyncio.all_tasks()) == before)
+
+
+async def test_what_need_not_wait_is_never_refused_however_much_of_it_comes_at_once():
+    """Even where all but one of the places are taken."""
+    gates = Gates()
+    async with serving(gates) as app, talk(app) as client:
+        for number in range(IN_FLIGHT - 1):
+            await client.say("pass", number)
+        await until(lambda: len(gates.begun) == IN_FLIGHT - 1)
+        message = '{"event":"echo","data":%d}'
+        frames = [
+            encode(Frame(Opcode.TEXT, (message % n).encode(), mask=new_mask())) for n in range(2000)
+        ]
+        client.connection.transport.write(b"".join(frames))
+        assert [await client.hear() for _ in frames] == list(range(len(frames)))
 
 
 async def test_the_bound_is_each_clients_own():
     gates = Gates()
     async with serving(gates) as app, talk(app) as client, talk(app) as other:
         await fill(client, gates)
-        await client.say("echo", "65th")
+        await client.say("echo", "257th")
+        assert (await client.hear())["event"] == "exception"
         await other.hears_no_more()
 
 
@@ -790,34 +543,66 @@ async def test_a_message_of_two_gateways_is_one_in_flight():
         await until(lambda: len(second.begun) == IN_FLIGHT)
         first.gates[0].set()
         assert await client.hear() == 0
-        await client.say("pass", "65th")
-        await client.pong()
-        await asyncio.sleep(0.02)
-        assert "65th" not in first.begun
+        await client.say("pass", "too early")
+        assert (await client.hear())["data"]["message"] == FULL
         second.gates[0].set()
         assert await client.hear() == 0
-        await until(lambda: "65th" in first.begun and "65th" in second.begun)
+        await client.say("pass", "late enough")
+        await until(lambda: first.begun[-1] == second.begun[-1] == "late enough")
 
 
-async def test_a_cancel_is_read_while_64_run_and_no_65th_waits():
+async def test_what_is_in_flight_is_bounded_in_characters_too():
+    """So that a few clients with large messages and slow handlers cannot take all memory."""
+    gates = Gates()
+    large = "x" * 1_000_000
+    async with serving(gates) as app, talk(app) as client:
+        for number in range(HELD // len(large) + 1):
+            await client.send(json.dumps({"event": "pass", "data": number, "more": large}))
+        await until(lambda: len(gates.begun) == number + 1)
+        await client.say("pass", "too much")
+        assert (await client.hear())["data"]["message"] == FULL
+        gates.gates[0].set()
+        assert await client.hear() == 0
+        await client.hears_no_more()
+
+
+async def test_a_reply_that_waits_for_its_client_to_read_is_not_in_flight():
+    """A client that asks a thousand times before it reads is refused nothing."""
+    gateway = asking(lambda self, client, data: [data, ITEM[:100_000]])
+    async with serving(gateway) as app, narrow(app) as client:
+        for number in range(1_000):
+            await client.say("ask", number)
+        heard = [(await client.hear())[0] for _ in range(1_000)]
+        assert heard == list(range(1_000))
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "not full"])
+async def test_cancels_pings_and_closes_are_noticed_whatever_is_in_flight(full):
     gates = Gates()
     async with serving(gates) as app, talk(app) as client:
         await fill(client, gates, "count", ids=True)
-        await client.cancel(5)
-        assert await client.hear() == {"id": 5, "done": True}
-        assert gates.ended == [5]
+        if full:
+            for number in range(100):
+                await client.say("pass", number)
+                assert (await client.hear())["data"]["message"] == FULL
+        for number in range(IN_FLIGHT):
+            await client.cancel(number)
+        heard = [await client.hear() for _ in range(IN_FLIGHT)]
+        assert heard == [{"id": number, "done": True} for number in range(IN_FLIGHT)]
+        assert len(gates.ended) == IN_FLIGHT
         await client.hears_no_more()
 
 
 @LEAVING
 @pytest.mark.parametrize("event", ["pass", "count"])
-async def test_a_client_that_leaves_while_the_65th_waits_leaves_no_task(event, leave):
+async def test_a_client_that_leaves_with_all_places_taken_leaves_no_task(event, leave):
     gates = Gates()
     async with serving(gates) as app:
         before = asyncio.all_tasks()
         async with talk(app) as client:
             await fill(client, gates, event)
-            await client.say("pass", "65th")
+            for _ in range(20):
+                await client.say("pass", "too much")
             await client.pong()
             await leave(client)
             await until(lambda: not gates.server.clients)
@@ -825,39 +610,12 @@ async def test_a_client_that_leaves_while_the_65th_waits_leaves_no_task(event, l
                 gates.gates[number].set()
             await until(lambda: len(gates.ended) == IN_FLIGHT)
         await until(lambda: asyncio.all_tasks() == before)
-        assert "65th" not in gates.begun
+        assert "too much" not in gates.begun
         async with talk(app) as again:
             await again.hears_no_more()
 
 
 # Backpressure
-
-
-async def at_rest(values: list[Any]) -> int:
-    """The length of a list, once it has stopped growing."""
-    sizes = [-1, 0]
-    async with asyncio.timeout(TIMEOUT):
-        while sizes[-1] != sizes[-2] or sizes[-1] == 0:
-            await asyncio.sleep(0.15)
-            sizes.append(len(values))
-    return sizes[-1]
-
-
-@asynccontextmanager
-async def narrow(app: Application) -> AsyncIterator[Talk]:
-    """A client with small buffers, which stops reading when it has a few frames unread."""
-    raw = socket.socket()
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    raw.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", app.ports[0]))
-    async with connect(
-        "ws://127.0.0.1/", sock=raw, compression=None, ping_interval=None, max_queue=2
-    ) as client:
-        yield Talk(client)
-
-
-ITEM = "x" * 2**18
-ITEMS = 100
 
 
 async def test_a_stream_waits_while_its_client_does_not_read():
@@ -901,21 +659,6 @@ async def test_a_client_that_only_sends_is_read_no_further(is_coroutine):
     assert sorted(asked) == list(range(many))
 
 
-def items_and_an_end() -> tuple[list[str], Callable[..., Any]]:
-    """A handler that streams up to 1,000 items without a pause, and the list it keeps of that."""
-    given: list[str] = []
-
-    async def ask(self, client, data):
-        try:
-            while len(given) < 1_000:
-                given.append("item")
-                yield ITEM
-        finally:
-            given.append("end")
-
-    return given, ask
-
-
 async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
     given, ask = items_and_an_end()
     async with serving(asking(ask)) as app, narrow(app) as client:
@@ -927,46 +670,6 @@ async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
 
 
 # Errors
-
-
-def raising(when: str, error: BaseException) -> Callable[..., Any]:
-    """A handler that raises this error, and says 1 and 2 before if it is a stream."""
-
-    def plain(self, client, data):
-        raise error
-
-    async def coroutine(self, client, data):
-        raise error
-
-    async def coroutine_later(self, client, data):
-        await asyncio.sleep(0)
-        raise error
-
-    async def stream_at_once(self, client, data):
-        raise error
-        yield
-
-    async def stream_later(self, client, data):
-        yield 1
-        await asyncio.sleep(0)
-        yield 2
-        raise error
-
-    async def coroutine_of_a_stream(self, client, data):
-        await asyncio.sleep(0)
-        return stream_later(self, client, data)
-
-    return locals()[when]
-
-
-MOMENTS = {
-    "plain": [],
-    "coroutine": [],
-    "coroutine_later": [],
-    "stream_at_once": [],
-    "stream_later": [1, 2],
-    "coroutine_of_a_stream": [1, 2],
-}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -1041,22 +744,6 @@ async def test_an_error_of_one_of_two_gateways_is_only_its_own():
 
 
 # Hooks
-
-
-class Hooked(Echo):
-    """Remembers what its hooks are called with."""
-
-    def __init__(self) -> None:
-        self.called: list[Any] = []
-
-    def after_init(self, server):
-        self.called.append(("init", server, self.server))
-
-    def handle_connection(self, client, request):
-        self.called.append(("connect", client, request.path, request.headers["Host"]))
-
-    def handle_disconnect(self, client, code):
-        self.called.append(("disconnect", client, code))
 
 
 class AsyncHooked(Hooked):
@@ -1231,24 +918,6 @@ async def test_send_text_sends_what_is_serialised_already():
 # What ends a Nest process
 
 
-def circular() -> list[Any]:
-    value: list[Any] = [1]
-    value.append(value)
-    return value
-
-
-UNSENDABLE = {
-    "object": object(),
-    "bytes": b"bytes",
-    "set": {1},
-    "circular": circular(),
-    "circular with NaN": [float("nan"), circular()],
-    "a key that is a tuple": {(1, 2): 3},
-    "a key that is NaN": {float("nan"): 3},
-    "10,000 digits": 10**10_000,
-}
-
-
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_reply_that_cannot_be_serialised_is_an_exception_frame(way, caplog):
     values = iter(UNSENDABLE.values())
@@ -1318,27 +987,27 @@ class RefusingLater(Hooked):
 
 @pytest.mark.parametrize("kind", [Refusing, RefusingLater])
 @pytest.mark.parametrize(
-    "error, data, logged",
+    "error, data, code",
     [
-        (WsException("a token, please"), {"status": "error", "message": "a token, please"}, 0),
-        (WsException({"code": 4}), {"code": 4}, 0),
-        (ValueError("secret"), {"status": "error", "message": INTERNAL}, 1),
-        (WsException({1}), {"status": "error", "message": INTERNAL}, 0),
+        (WsException("a token, please"), {"status": "error", "message": "a token, please"}, 1008),
+        (WsException({"code": 4}), {"code": 4}, 1008),
+        (ValueError("secret"), {"status": "error", "message": INTERNAL}, 1011),
+        (WsException({1}), {"status": "error", "message": INTERNAL}, 1008),
     ],
     ids=["text", "object", "other", "unsendable"],
 )
-async def test_a_connect_hook_that_raises_closes_its_client_only(kind, error, data, logged, caplog):
-    """Nest dies. Here: an exception frame, close code 1011, and no disconnect hook."""
+async def test_a_connect_hook_that_raises_closes_its_client_only(kind, error, data, code, caplog):
+    """Nest dies. Here: an exception frame, close code 1008 or 1011, and no disconnect hook."""
     gateway = kind()
     async with serving(gateway) as app:
         gateway.error = error
         async with talk(app) as client:
             assert await client.hear() == {"event": "exception", "data": data}
-            assert (await client.closed())[0] == 1011
+            assert (await client.closed())[0] == code
         await until(lambda: gateway.server.clients == frozenset())
         assert [name for name, *_ in gateway.called] == ["init"]
     records = [r for r in caplog.records if r.name == "nestling.gateway"]
-    assert [r.exc_info[1] for r in records] == [error] * logged
+    assert [r.exc_info[1] for r in records] == [error] * (code == 1011)
 
 
 async def test_after_a_connect_hook_that_raised_only_those_that_greeted_say_goodbye():
@@ -1347,9 +1016,9 @@ async def test_after_a_connect_hook_that_raised_only_those_that_greeted_say_good
     async with serving(first, bad, last) as app:
         async with talk(app) as client:
             assert (await client.hear())["data"]["message"] == "no"
-            assert (await client.closed())[0] == 1011
+            assert (await client.closed())[0] == 1008
         await until(lambda: len(first.called) == 3)
-        assert first.called[-1][0::2] == ("disconnect", 1011)
+        assert first.called[-1][0::2] == ("disconnect", 1008)
         assert (len(bad.called), len(last.called)) == (1, 1)
 
 
@@ -1371,15 +1040,11 @@ async def test_a_message_is_not_handled_after_a_connect_hook_that_raised():
         await client.pong()
         refuse.set()
         assert (await client.hear())["event"] == "exception"
-        assert (await client.closed())[0] == 1011
+        assert (await client.closed())[0] == 1008
     assert asked == []
 
 
 # Correlation, which Nest does not have
-
-
-def done(**frame: Any) -> dict[str, Any]:
-    return {"id": 7, **frame, "done": True}
 
 
 CORRELATED = {
@@ -1699,12 +1364,6 @@ TWO = {
     "a stream and a value": (lambda: stream(1, 2), lambda: 3, [1, 2, 3]),
     "a stream and a coroutine": (lambda: stream(1, 2), lambda: later(3), [1, 2, 3]),
 }
-
-
-def asking_only(method: Callable[..., Any]) -> Any:
-    """A gateway with this method for the event `ask`, and no other."""
-    members = {"ask": subscribe_message("ask")(method)}
-    return websocket_gateway()(type("AskingOnly", (), members))()
 
 
 @pytest.mark.parametrize("first, second, data", TWO.values(), ids=TWO)

@@ -25,14 +25,8 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from nestling import gateway
 from nestling.application import Application, create
-from nestling.gateway import (
-    Client,
-    WsException,
-    parse,
-    serialise,
-    subscribe_message,
-    websocket_gateway,
-)
+from nestling.envelope import parse, serialise
+from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
 from websockets.asyncio.client import ClientConnection, connect
 
 HOST = "127.0.0.1"
@@ -213,8 +207,9 @@ def random_text(source: random.Random, most: int) -> str:
     return "".join(map(chr, points))
 
 
-def hostile(source: random.Random, mine: str, number: int) -> Iterator[str | bytes]:
-    """A message of each kind; `mine` begins their ids."""
+def hostile(source: random.Random, name: str, number: int) -> Iterator[str | bytes]:
+    """A message of each kind; their ids begin with name and number."""
+    mine = f"{name}-{number}"
 
     def message(**keys: Any) -> str:
         return json.dumps(keys, ensure_ascii=source.random() < 0.9 or "\\ud" in json.dumps(keys))
@@ -235,8 +230,8 @@ def hostile(source: random.Random, mine: str, number: int) -> Iterator[str | byt
     yield message(id=f"no such id {number}", cancel=True)
     yield message(id=random_json(source), cancel=random_json(source))
     yield message(event="endless", id=mine + "-e")
-    yield message(id=mine + "-e", cancel=True)
-    yield message(id=mine + "-e", cancel=True)
+    yield message(id=f"{name}-{number - 1}-e", cancel=True)
+    yield message(id=f"{name}-{number - 1}-e", cancel=True)
     yield message(event="stream", id=mine + "-f") if number % 2 else message(event="tell")
     yield EVENT + source.choice(["NaN", "-Infinity", "01", "'a'", "[1,]", "/**/1", "", "\ufeff"])
     yield EVENT + source.choice(["1e999", "-1e999", "1e-999", "-0", "1" * 4000]) + "}"
@@ -272,10 +267,13 @@ class Attacker:
         """Send so many batches of messages and a good one; its answer has to come."""
         async with asyncio.timeout(TIMEOUT):
             for number in itertools.islice(self._numbers, batches):
-                for message in hostile(self._source, f"{self.name}-{number}", number):
+                for message in hostile(self._source, self.name, number):
                     await self._connection.send(message)
                     self._expect(message)
                     self.sent += 1
+                last = {"id": f"{self.name}-{number}-e", "cancel": True}
+            if batches:
+                await self._connection.send(json.dumps(last))
             self._rounds += 1
             good = f"{self.name} is well after {self._rounds}"
             await self._connection.send(json.dumps({"event": "echo", "data": good}))

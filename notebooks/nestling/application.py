@@ -7,26 +7,31 @@
     await app.close()
 
 What stands between a gateway and the network is an argument, `serve=`, as Nest's adapter
-is one. `Serve` says what such a function takes and what it gives.
+is one. `transport.Serve` says what such a function takes and what it gives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
-import websockets.asyncio.server
-
-from nestling.gateway import Connection, GatewayServer, Parser, check_port, parse
-
-# The largest message that Nest's adapter takes, in bytes.
-MAX_SIZE = 100 * 2**20
+from nestling.answers import Task
+from nestling.envelope import MAX_SIZE, parse
+from nestling.gateway import GatewayServer, Parser, check_port
+from nestling.handshake import VERSION, Refusal, origin_form, parse_subprotocols, path_of
+from nestling.transport import Connection, Listener, Opening, Serve
+from nestling.transport import serve as serve_with_websockets
 
 # Seconds that a client has to answer the close, when the application closes.
 GOODBYE = 1.0
+
+# Errors of handlers and hooks that are kept; the log has all.
+ERRORS = 20
 
 
 class PortError(OSError):
@@ -37,58 +42,6 @@ class PortError(OSError):
         said = why.get(error.errno or 0, f"cannot be had ({error.strerror})")
         super().__init__(error.errno, f"port {port} {said}: choose another, or 0 for any free one")
         self.port = port
-
-
-# The transport contract
-
-
-class ServerConnection(Connection, Protocol):
-    """A connection as `serve` hands it to the handler, and before the handshake to
-    `process_request`.
-
-    `respond` gives the HTTP response that `process_request` returns to refuse it, with
-    `headers` that may be added to, and `transport.abort()` drops it without a word.
-    """
-
-    @property
-    def transport(self) -> Any: ...
-    def respond(self, status: Any, text: str) -> Any: ...
-
-
-class Listener(Protocol):
-    """A server that listens.
-
-    `close(close_connections=False)` lets no more clients in, and `wait_closed` waits until
-    those that are there have gone and their handlers have returned.
-    """
-
-    @property
-    def sockets(self) -> Any: ...
-    def close(self, close_connections: bool = True) -> None: ...
-    async def wait_closed(self) -> None: ...
-
-
-class Serve(Protocol):
-    """What listens: `websockets.asyncio.server.serve`, or a function that does the same.
-
-    It calls `handler` with each connection once its handshake is done, and closes the
-    connection when the handler returns. The keywords are those of that function.
-    """
-
-    def __call__(
-        self,
-        handler: Callable[[Any], Awaitable[None]],
-        host: str,
-        port: int,
-        *,
-        process_request: Callable[[Any, Any], Any],
-        select_subprotocol: Callable[[Any, Sequence[Any]], Any],
-        compression: str | None,
-        max_size: int,
-        ping_interval: float | None,
-        server_header: str | None,
-        **options: Any,
-    ) -> Awaitable[Listener]: ...
 
 
 # Applications
@@ -116,12 +69,14 @@ class Application:
 
     ports: the TCP ports it listens on, its own first, then those of gateways that have
            their own, in the order of the gateways; empty while it does not listen
+    errors: what handlers, hooks and the parser have raised by mistake, the last ERRORS
     """
 
     def __init__(self, gateways: Sequence[Any], parse: Parser) -> None:
         self.ports: list[int] = []
+        self.errors: deque[BaseException] = deque(maxlen=ERRORS)
         self._gateways = gateways
-        self._parse = parse
+        self._make_server = partial(GatewayServer, parse=parse, errors=self.errors)
         self._listening: list[_Port] = []
 
     async def listen(
@@ -129,7 +84,7 @@ class Application:
         port: int,
         *,
         host: str = "127.0.0.1",
-        serve: Serve = websockets.asyncio.server.serve,
+        serve: Serve = serve_with_websockets,
         **options: Any,
     ) -> None:
         """Let clients in, on `port` and on the gateways' own; 0 is any free port.
@@ -170,12 +125,12 @@ class Application:
 
     def _plan(self, number: int) -> list[_Port]:
         """Which gateways are behind which port and path."""
-        plan: dict[object, _Port] = {number: (shared := _Port(number, self._parse))}
+        plan: dict[object, _Port] = {number: (shared := _Port(number, self._make_server))}
         for gateway in self._gateways:
             path, own = gateway.__gateway__
             # Every gateway that asks for any free port gets another one.
             key = ("any free", id(gateway)) if own == 0 else own
-            port = shared if own is None else plan.setdefault(key, _Port(own, self._parse))
+            port = shared if own is None else plan.setdefault(key, _Port(own, self._make_server))
             port.gateways.setdefault(path, []).append(gateway)
         return list(plan.values())
 
@@ -183,17 +138,17 @@ class Application:
 class _Port:
     """One port, and the gateways behind it by their path."""
 
-    def __init__(self, number: int, parse: Parser) -> None:
+    def __init__(self, number: int, make_server: Callable[..., GatewayServer]) -> None:
         self.number = number
         self.gateways: dict[str, list[Any]] = {}
-        self._parse = parse
+        self._make_server = make_server
         self._servers: dict[str, GatewayServer] = {}
         self._listener: Listener | None = None
-        self._handling: dict[asyncio.Task[Any], ServerConnection] = {}
+        self._handling: dict[Task, Connection] = {}
 
     async def init(self) -> None:
         for path, gateways in self.gateways.items():
-            self._servers[path] = GatewayServer(path, gateways, self._parse)
+            self._servers[path] = self._make_server(path, gateways)
             await self._servers[path].init()
 
     async def open(self, host: str, serve: Serve, options: dict[str, Any]) -> None:
@@ -211,7 +166,7 @@ class _Port:
             raise PortError(self.number, error) from None
         self.number = self._listener.sockets[0].getsockname()[1]
 
-    async def close(self, grace: float, asker: asyncio.Task[Any] | None) -> None:
+    async def close(self, grace: float, asker: Task | None) -> None:
         if self._listener is None:
             return
         self._listener.close(close_connections=False)
@@ -225,38 +180,42 @@ class _Port:
         ended = self._listener.wait_closed()
         await _wait([*self._others(asker), *closing, ended], GOODBYE)
 
-    def _others(self, asker: asyncio.Task[Any] | None) -> set[asyncio.Task[Any]]:
+    def _others(self, asker: Task | None) -> set[Task]:
         """The tasks of all connections, but for a hook's that closes the application itself."""
         return self._handling.keys() - {asker}
 
-    def _refuse(self, connection: ServerConnection, request: Any) -> Any:
-        """The response to a request that finds no gateway, or speaks another version."""
-        if _path(request) not in self._servers:
+    def _refuse(self, opening: Opening, request: Any) -> Any:
+        """The response to a request that finds no gateway, or is none for a WebSocket of ours."""
+        request.path = origin_form(request.path)
+        headers = request.headers
+        versions = headers.get_all("Sec-WebSocket-Version")
+        offers = headers.get_all("Sec-WebSocket-Protocol")
+        if (path := path_of(request.path)) not in self._servers:
             known = ", ".join(self._servers) or "none"
-            text = f"There is no gateway at {_path(request)}. Gateways on this port: {known}\n"
-            return connection.respond(HTTPStatus.NOT_FOUND, text)
-        version = request.headers.get("Sec-WebSocket-Version", "13")
-        if version.strip() != "13":
-            text = f"Version {version} of the protocol is not spoken here, but 13 is.\n"
-            response = connection.respond(HTTPStatus.BAD_REQUEST, text)
-            response.headers["Sec-WebSocket-Version"] = "13"
+            path = path.encode(errors="backslashreplace").decode()
+            text = f"There is no gateway at {path}. Gateways on this port: {known}\n"
+            return opening.respond(HTTPStatus.NOT_FOUND, text)
+        if "Upgrade" in headers and versions != [VERSION]:
+            said = ", ".join(versions) or "missing"
+            text = f"Sec-WebSocket-Version is {said}, and has to be {VERSION}\n"
+            response = opening.respond(HTTPStatus.BAD_REQUEST, text)
+            response.headers["Sec-WebSocket-Version"] = VERSION
             return response
+        try:
+            if offers:
+                parse_subprotocols(offers)
+        except Refusal as refusal:
+            return opening.respond(refusal.status, f"{refusal}\n")
         return None
 
-    async def _handle(self, connection: ServerConnection) -> None:
+    async def _handle(self, connection: Connection) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._handling[task] = connection
         try:
-            await self._servers[_path(connection.request)].serve(connection)
+            await self._servers[path_of(connection.request.path)].serve(connection)
         finally:
             del self._handling[task]
-
-
-def _path(request: Any) -> str:
-    """The path that a request asks for, without its query."""
-    path: str = request.path
-    return path.partition("?")[0]
 
 
 async def _wait(awaitables: Sequence[Awaitable[Any]], timeout: float) -> None:

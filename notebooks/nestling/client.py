@@ -19,8 +19,7 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
-from nestling.application import MAX_SIZE
-from nestling.gateway import WsException, parse, serialise
+from nestling.envelope import MAX_SIZE, WsException, parse, serialise
 
 # Items of a stream, or messages that nobody asked for, that may wait for their reader.
 BACKLOG = 1000

@@ -89,6 +89,33 @@ def new_key() -> str:
     return base64.b64encode(os.urandom(16)).decode()
 
 
+def origin_form(target: str) -> str:
+    """The path and query of a request's target, from the first slash on.
+
+    A target may name the scheme and host before it (RFC 9112, section 3.2.2).
+    """
+    return re.sub(r"(?i)^https?://[^/?]*/?", "/", target)
+
+
+def path_of(target: str) -> str:
+    """The path of a request's target, as sent: nothing in it is decoded or resolved."""
+    return origin_form(target).partition("?")[0]
+
+
+def parse_subprotocols(fields: Iterable[str]) -> list[str]:
+    """The subprotocols that a client offers, from its fields Sec-WebSocket-Protocol.
+
+    Raises Refusal, 400, for anything but a list of different tokens (section 4.1).
+    """
+    offered = [item.strip(" \t") for item in ",".join(fields).split(",")]
+    for number, item in enumerate(offered):
+        if not _TOKEN.fullmatch(item):
+            raise Refusal(400, f"not a subprotocol: {item[:80]!r}")
+        if item in offered[:number]:
+            raise Refusal(400, f"the subprotocol {item[:80]} is offered twice")
+    return offered
+
+
 def accept_key(key: str) -> str:
     """The Sec-WebSocket-Accept that answers `key` (section 4.2.2)."""
     return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
@@ -143,8 +170,7 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
         raise Refusal(400, f"not a request line: {line[:80]!r}")
     if match[3] != "1.1":
         raise Refusal(505, f"HTTP/1.1 is required, not HTTP/{match[3]}")
-    path = re.sub(r"(?i)^https?://[^/?]*/?", "/", match[2])
-    return Request(match[1], path, headers), rest
+    return Request(match[1], origin_form(match[2]), headers), rest
 
 
 def check_request(request: Request, paths: Collection[str] | None = None) -> None:
@@ -166,7 +192,9 @@ def check_request(request: Request, paths: Collection[str] | None = None) -> Non
         raise Refusal(400, f"a path begins with a slash: {request.path!r}")
     if headers.get("Transfer-Encoding") or headers.get("Content-Length", "0") != "0":
         raise Refusal(400, "a request with a body cannot open a WebSocket")
-    if paths is not None and request.path.partition("?")[0] not in paths:
+    if fields := headers.get_all("Sec-WebSocket-Protocol"):
+        parse_subprotocols(fields)
+    if paths is not None and path_of(request.path) not in paths:
         raise Refusal(404, f"nothing here at {request.path}; there is {', '.join(sorted(paths))}")
     _check_upgrade(headers)
     _check_key(headers.get("Sec-WebSocket-Key"))

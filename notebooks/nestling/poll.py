@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from weakref import WeakSet
 
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
 
@@ -14,13 +15,16 @@ class PollGateway:
     """Three events::
 
     open   {"question": <string>, "choices": [<string>, ...]} opens a question
-    vote   <integer>, the index of a choice, from 0; once for each client and question
+    vote   <integer>, the index of a choice, from 0; once for each connection and question
     tally  a stream of {"question", "choices", "votes"}: as it is, and whenever it has changed
+
+    Who reconnects may vote again: the gateway knows connections, not people.
     """
 
     def __init__(self) -> None:
         self._question: dict[str, Any] = {"question": None, "choices": []}
-        self._votes: dict[Client, int] = {}
+        self._votes: list[int] = []
+        self._voters: WeakSet[Client] = WeakSet()  # who has left is in it no longer
         self._changed = asyncio.Event()
 
     @subscribe_message("open")
@@ -30,27 +34,27 @@ class PollGateway:
                 isinstance(choice, str) for choice in rest
             ):
                 self._question = {"question": question, "choices": choices}
+                self._votes = [0] * len(choices)
             case _:
                 raise WsException("A question has a text and at least two choices")
-        self._votes.clear()
+        self._voters.clear()
         self._announce()
 
     @subscribe_message("vote")
     def vote(self, client: Client, data: Any) -> None:
-        if type(data) is not int or not 0 <= data < len(self._question["choices"]):
+        if type(data) is not int or not 0 <= data < len(self._votes):
             raise WsException("There is no such choice")
-        if client in self._votes:
+        if client in self._voters:
             raise WsException("You have voted")
-        self._votes[client] = data
+        self._voters.add(client)
+        self._votes[data] += 1
         self._announce()
 
     @subscribe_message("tally")
     async def tally(self, client: Client, data: Any) -> AsyncIterator[Any]:
         while True:
             changed = self._changed
-            counted = list(self._votes.values())
-            votes = [counted.count(choice) for choice in range(len(self._question["choices"]))]
-            yield {"event": "tally", "data": {**self._question, "votes": votes}}
+            yield {"event": "tally", "data": {**self._question, "votes": [*self._votes]}}
             await changed.wait()
 
     def _announce(self) -> None:

@@ -1,0 +1,165 @@
+"""One client: its messages, and a task for each handler that answers one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import count
+from typing import Protocol
+
+from websockets.exceptions import ConnectionClosed
+
+from nestling.answers import Call, Client, Handler, StreamClosed, Task, is_cancelled
+from nestling.envelope import MAX_SIZE, Id, Message, WsException, exception
+from nestling.transport import Connection
+
+# Messages of one client whose handlers are under way, and the characters in them, above
+# which the next one is refused.
+IN_FLIGHT = 256
+HELD = 4 * MAX_SIZE
+
+# Messages that are read in a row before others have their turn.
+IN_A_ROW = 64
+
+
+class Gateways(Protocol):
+    """What a conversation asks of the gateways behind it.
+
+    tasks: those that answer, of all conversations
+    """
+
+    tasks: set[Task]
+
+    def understand(self, raw: str | bytes) -> tuple[Message | None, str | None]: ...
+    def handlers(self, message: Message) -> Sequence[Handler]: ...
+    def ignore(self, why: str, raw: str | bytes) -> None: ...
+    def report(self, what: str, error: BaseException) -> None: ...
+
+
+class Conversation:
+    """The messages of one client: one task reads them, and each handler answers in its own."""
+
+    def __init__(self, client: Client, connection: Connection, gateways: Gateways) -> None:
+        self.client = client
+        self._connection = connection
+        self._gateways = gateways
+        self._create_task = asyncio.get_running_loop().create_task
+        self._settled = asyncio.Event()  # handlers wait until then
+        self._is_open = False
+        self._is_over = False
+        self._in_flight: set[Call] = set()
+        self._held = 0  # characters in the messages that are in flight
+        self._live: dict[Id | None, Call] = {}  # those with an id, until their last frame
+
+    def open(self) -> None:
+        """Let handlers begin."""
+        self._is_open = True
+        self._settled.set()
+
+    def close(self, but: Task | None = None) -> None:
+        """Take no more messages, and close the streams, that of the task `but` apart.
+
+        Handlers that have not begun begin only if it was opened before.
+        """
+        self._is_over = True
+        self._settled.set()
+        for call in self._in_flight:
+            call.cancel(but, silently=True)
+
+    async def read(self) -> None:
+        """Begin the answer to each message, until the client has gone."""
+        try:
+            for number in count(1):
+                raw = await self._connection.recv()
+                if self.client.is_behind:
+                    await self.client.room()
+                if self._is_full() or number % IN_A_ROW == 0:
+                    await asyncio.sleep(0)  # what need not wait ends, and others have their turn
+                if self._is_over:
+                    continue
+                if refused := self._begin(raw):
+                    await self._fail(*refused)
+        except ConnectionClosed:
+            pass
+
+    def _begin(self, raw: str | bytes) -> tuple[Call, WsException] | None:
+        """Start the handlers of a message; or give that it is refused, and why."""
+        message, why_not = self._gateways.understand(raw)
+        if message is None:
+            return None
+        handlers = self._gateways.handlers(message)
+        call = Call(self.client, message, len(raw), len(handlers) or 1)
+        if call.id is None and (why_not or not handlers):
+            self._gateways.ignore(why_not or "no handler for its event", raw)
+        elif call.id is not None and "event" not in message and message.get("cancel") is True:
+            if call.id in self._live:
+                self._live[call.id].cancel()
+        elif why_not := why_not or self._why_not(call, handlers):
+            return call, WsException(why_not)
+        else:
+            self._start(call, handlers)
+        return None
+
+    def _why_not(self, call: Call, handlers: Sequence[Handler]) -> str | None:
+        """Why a message is refused, if it is."""
+        if call.id in self._live:
+            return "This id is still in use"
+        if not handlers:
+            return "There is no such event"
+        return "Too much is in flight" if self._is_full() else None
+
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= IN_FLIGHT or self._held > HELD
+
+    def _start(self, call: Call, handlers: Sequence[Handler]) -> None:
+        self._in_flight.add(call)
+        self._held += call.size
+        if call.id is not None:
+            self._live[call.id] = call
+        for handler in handlers:
+            task = self._create_task(self._answer(call, handler))
+            if not task.done():  # as it is where tasks start eagerly
+                self._gateways.tasks.add(task)
+
+    async def _answer(self, call: Call, handler: Handler) -> None:
+        """Call a handler, and send what it gives, or that it failed."""
+        try:
+            if not self._is_open:
+                await self._settled.wait()
+                if not self._is_open:
+                    return
+            if self.client.is_behind:
+                await self.client.room()
+            try:
+                value = handler(self.client, call.message.get("data"))
+                if hasattr(value, "__await__") or hasattr(value, "__aiter__"):
+                    value = await call.result(value)
+            finally:
+                self._land(call)
+            await call.reply(value)
+        except StreamClosed:
+            pass
+        except asyncio.CancelledError as error:
+            if not is_cancelled():  # the handler raised it
+                await self._fail(call, error)
+        except BaseException as error:
+            await self._fail(call, error)
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+        finally:
+            self._gateways.tasks.discard(asyncio.current_task())
+            if not call.unsaid:
+                self._live.pop(call.id, None)
+
+    def _land(self, call: Call) -> None:
+        """A handler has ended; after the last, the message is no longer in flight."""
+        call.running -= 1
+        if not call.running:
+            self._in_flight.discard(call)
+            self._held -= call.size
+
+    async def _fail(self, call: Call, error: BaseException) -> None:
+        """Send an exception frame as the last of a handler, or of a message without one."""
+        if not isinstance(error, WsException):
+            self._gateways.report(f"the handler of {call.message.get('event')!r} failed", error)
+        await call.reply(exception(error, call.message))
