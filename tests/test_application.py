@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 import websockets.asyncio.server
-from conftest import read_head, until
+from conftest import until
 from gateways import (
+    HOST,
     ITEM,
+    KEY,
     TIMEOUT,
     Echo,
     Gates,
@@ -24,6 +26,8 @@ from gateways import (
     at_rest,
     error_frame,
     narrow,
+    raw,
+    request,
     serving,
     talk,
 )
@@ -31,99 +35,17 @@ from nestling import transport
 from nestling.application import MAX_SIZE, PortError, create
 from nestling.frames import (
     CloseCode,
-    Decoder,
     Frame,
     Opcode,
     close_payload,
-    encode,
-    new_mask,
-    parse_close,
 )
 from nestling.gateway import WsException, websocket_gateway
-from nestling.handshake import accept_key, parse_response
+from nestling.handshake import accept_key
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 from workbench import kernel
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
-
-HOST = "127.0.0.1"
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-
-FIELDS = {
-    "Host": "127.0.0.1",
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Key": KEY,
-    "Sec-WebSocket-Version": "13",
-}
-
-
-def request(target: str = "/", method: str = "GET", **fields: str | None) -> bytes:
-    """A handshake, with other fields in place of the usual ones; None leaves one out."""
-    changed = {name.replace("_", "-"): value for name, value in fields.items()}
-    lines = [f"{n}: {v}" for n, v in (FIELDS | changed).items() if v is not None]
-    return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode("latin-1")
-
-
-class Raw:
-    """A client made of bytes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
-        self._reader = reader
-        self._decoder = Decoder()
-        self._frames: list[Frame] = []
-
-    async def ask(self, head: bytes) -> tuple[int, dict[str, str], str]:
-        """The status, the fields by their names in lower case, and the body of the answer."""
-        self.writer.write(head)
-        async with asyncio.timeout(TIMEOUT):
-            response, rest = await read_head(self._reader, parse_response)
-            if response.status != 101:
-                rest += await self._reader.read()
-        if response.status == 101:
-            self._frames += self._decoder.feed(rest)
-            rest = b""
-        return response.status, {n.lower(): v for n, v in response.headers}, rest.decode()
-
-    async def opened(self) -> None:
-        status, *_ = await self.ask(request())
-        assert status == 101
-
-    def send(self, opcode: Opcode, payload: bytes = b"") -> None:
-        self.writer.write(encode(Frame(opcode, payload, mask=new_mask())))
-
-    async def frame(self) -> Frame:
-        async with asyncio.timeout(TIMEOUT):
-            while not self._frames:
-                data = await self._reader.read(65536)
-                assert data, "the server has closed the TCP connection"
-                self._frames += self._decoder.feed(data)
-        return self._frames.pop(0)
-
-    async def closed(self) -> tuple[int, str]:
-        """Code and reason of the close frame, which comes next."""
-        frame = await self.frame()
-        assert frame.opcode is Opcode.CLOSE, frame
-        return parse_close(frame.payload)
-
-    async def end(self) -> None:
-        """Wait until the server ends the TCP connection, with no frame before, and do so, too."""
-        async with asyncio.timeout(TIMEOUT):
-            with contextlib.suppress(ConnectionResetError):
-                assert await self._reader.read() == b""
-        self.writer.close()
-
-
-@asynccontextmanager
-async def raw(port: int) -> AsyncIterator[Raw]:
-    reader, writer = await asyncio.open_connection(HOST, port)
-    try:
-        yield Raw(reader, writer)
-    finally:
-        writer.transport.abort()
-        await asyncio.sleep(0)
 
 
 async def is_open(port: int) -> bool:
