@@ -116,18 +116,22 @@ def test_cells_block_nothing_and_open_nothing_to_the_world(path):
 
 
 def unbounded(node: ast.AST, bounded: bool = False) -> Iterator[str]:
-    """The `async with` lines that connect and stand under no asyncio.timeout."""
+    """What is entered with `async with`, waits for a peer and stands under no asyncio.timeout.
+
+    From Python 3.12 on, a server of asyncio waits when it is left, too.
+    """
     if isinstance(node, ast.AsyncWith):
         for entered in (ast.unparse(item.context_expr) for item in node.items):
             bounded = bounded or entered.startswith("asyncio.timeout(")
-            if entered.startswith("connect(") and not bounded:
+            waits = entered.startswith(("connect(", "await asyncio.start_server("))
+            if waits and not bounded:
                 yield entered
     for child in ast.iter_child_nodes(node):
         yield from unbounded(child, bounded)
 
 
 @each_notebook
-def test_every_connection_stands_under_a_timeout(path):
+def test_every_connection_and_server_of_asyncio_stands_under_a_timeout(path):
     for cell in series.code_cells(series.read(path)):
         assert not list(unbounded(tree(cell))), cell.source
 
