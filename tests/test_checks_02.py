@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from conftest import assert_hint
+from conftest import assert_hint, until
 from nestling.frames import Decoder, Frame, Opcode, encode, new_mask
 
 
@@ -104,6 +106,15 @@ async def never_closes(reader, writer):
                 return
 
 
+async def stays_after_the_close(reader, writer):
+    decoder = Decoder(masked=True)
+    answers = {Opcode.TEXT: Opcode.TEXT, Opcode.PING: Opcode.PONG, Opcode.CLOSE: Opcode.CLOSE}
+    while True:
+        for frame in decoder.feed(await reader.read(1000)):
+            writer.write(encode(Frame(answers[frame.opcode], frame.payload)))
+        await asyncio.sleep(0.01)
+
+
 async def waits(frames):
     return []
 
@@ -154,3 +165,9 @@ async def sent_back_as_it_came(reader, writer):
 )
 async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
     await assert_hint(exercise, answer, hint)
+
+
+async def test_an_answer_that_never_returns_is_told_so_and_ended(caplog):
+    await assert_hint("02.3", stays_after_the_close, "did not return after the close")
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    assert caplog.text == ""

@@ -99,8 +99,10 @@ async def converse(function: Converse) -> None:
     require_coroutine_function(function)
     failures: list[Exception] = []
     returned = asyncio.Event()
+    handling: list[asyncio.Task[None]] = []
 
     async def handle(reader: StreamReader, writer: StreamWriter) -> None:
+        handling.append(asyncio.current_task())
         slow = StreamReader()
         feeding = asyncio.ensure_future(_dribble(reader, slow))
         try:
@@ -112,6 +114,8 @@ async def converse(function: Converse) -> None:
             returned.set()
         except Exception as error:
             failures.append(error)
+        except asyncio.CancelledError:
+            pass  # asyncio would report a handler that was cancelled as one that failed
         finally:
             feeding.cancel()
             writer.close()
@@ -128,6 +132,11 @@ async def converse(function: Converse) -> None:
             raise (failures or [late])[0] from None
         except Exception as error:
             raise (failures or [error])[0] from None
+        finally:
+            # A function that does not return is ended: from Python 3.12 on, the server
+            # would wait for it.
+            for task in handling:
+                task.cancel()
     seen = (client.close_code, client.close_reason)
     if seen != (1001, "leaving"):
         hint = "a close is answered with a close of the same payload"
