@@ -16,7 +16,7 @@ from time import perf_counter
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
 
@@ -38,7 +38,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class CellFailed(Exception):
-    """A cell raised an error; the text shows which, its source and the error."""
+    """A cell raised an error or did not end; the text shows which, its source and the error."""
 
 
 def notebooks() -> list[Path]:
@@ -75,16 +75,17 @@ async def run(
     notebook: NotebookNode | None = None,
     passes: int = 1,
     progress: Callable[[int, int], None] = lambda cell, cells: None,
+    timeout: int = 60,
 ) -> list[tuple[NotebookNode, float]]:
     """Execute a notebook's cells in a fresh kernel, in its folder, `passes` times over.
 
     Gives for each pass the executed notebook and its duration in seconds. Raises
-    CellFailed at the first cell that fails.
+    CellFailed at the first cell that fails, or is not done after `timeout` seconds.
     """
     notebook = copy.deepcopy(notebook or read(path))
     client = NotebookClient(
         notebook,
-        timeout=60,
+        timeout=timeout,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
@@ -99,15 +100,18 @@ async def run(
                 try:
                     await client.async_execute_cell(cell, index)
                 except CellExecutionError as error:
-                    raise CellFailed(_report(path, index, cell, error)) from None
+                    traceback = _ANSI.sub("", error.traceback)
+                    raise CellFailed(_report(path, index, cell, traceback)) from None
+                except CellTimeoutError:
+                    why = f"It was not done after {timeout} s."
+                    raise CellFailed(_report(path, index, cell, why)) from None
             done.append((copy.deepcopy(notebook), perf_counter() - start))
     return done
 
 
-def _report(path: Path, index: int, cell: NotebookNode, error: CellExecutionError) -> str:
+def _report(path: Path, index: int, cell: NotebookNode, why: str) -> str:
     source = "\n".join("    " + line for line in cell.source.splitlines())
-    traceback = _ANSI.sub("", error.traceback)
-    return f"{path.name}, cell {index + 1}, failed:\n\n{source}\n\n{traceback}"
+    return f"{path.name}, cell {index + 1}, failed:\n\n{source}\n\n{why}"
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:

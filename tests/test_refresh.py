@@ -102,6 +102,16 @@ def test_the_first_failing_cell_is_shown_and_the_notebook_left_as_it_was(tmp_pat
     assert path.read_bytes() == before
 
 
+async def test_a_cell_that_does_not_end_is_shown(tmp_path):
+    cells = ["import asyncio", "await asyncio.sleep(60)"]
+    notebook = new_notebook(cells=[new_code_cell(source) for source in cells])
+    with pytest.raises(series.CellFailed) as caught:
+        await series.run(tmp_path / "00_test.ipynb", notebook, timeout=1)
+    said = str(caught.value)
+    assert "00_test.ipynb, cell 2, failed" in said
+    assert "    await asyncio.sleep(60)\n\nIt was not done after 1 s." in said
+
+
 def test_a_name_that_no_notebook_has(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["refresh.py", "99"])
     assert refresh.main() == 2
