@@ -87,6 +87,13 @@ def test_the_second_command_is_what_ci_runs():
     assert r"grep '\.venv/bin/pytest$' README.md" in (series.ROOT / ".ci/run").read_text()
 
 
+def test_ci_tries_the_other_pythons_too_and_the_page_names_the_one_of_the_tests():
+    assert (series.ROOT / ".ci/run").read_text().endswith("\n.ci/other-pythons\n")
+    [tried] = re.findall(r"the chapters have been run on ([^;]+?)\. In a clone", README)
+    if os.environ.get("CI"):
+        assert f"3.{sys.version_info.minor}" in re.split(", | and ", tried)
+
+
 def test_every_chapter_has_its_row_and_no_link_leads_nowhere():
     for path in series.chapters():
         [row] = [row for row in README.splitlines() if f"(notebooks/{path.name})" in row]
