@@ -76,6 +76,9 @@ class Talk:
         assert heard == list(frames)
         await self.hears_no_more()
 
+    async def hears_refused(self, event: str, data: Any) -> None:
+        assert await self.hear() == error_frame(FULL, event, data=data)
+
     async def hears_no_more(self) -> None:
         await self.say("echo", "no more")
         assert await self.hear() == "no more"
@@ -155,6 +158,7 @@ def error_frame(message: str, pattern: str = "ask", **data: Any) -> dict[str, An
 
 
 INTERNAL = "Internal server error"
+FULL = "Too much is in flight"
 
 
 class Hooked(Echo):
@@ -389,6 +393,48 @@ def items_and_an_end() -> tuple[list[str], Callable[..., Any]]:
 
 def done(**frame: Any) -> dict[str, Any]:
     return {"id": 7, **frame, "done": True}
+
+
+CORRELATED = {
+    "value": (lambda: 5, [done(event="ask", data=5)]),
+    "false": (lambda: False, [done(event="ask", data=False)]),
+    "array": (lambda: [1, 2], [done(event="ask", data=[1, 2])]),
+    "coroutine at once": (lambda: at_once("x"), [done(event="ask", data="x")]),
+    "coroutine later": (lambda: later("x"), [done(event="ask", data="x")]),
+    "event and data": (lambda: {"event": "x", "data": 1}, [done(event="x", data=1)]),
+    "event and null": (lambda: {"event": "x", "data": None}, [done(event="x", data=None)]),
+    "event only": (lambda: {"event": "x"}, [done(event="ask", data={"event": "x"})]),
+    "event a number": (
+        lambda: {"event": 1, "data": 2},
+        [done(event="ask", data={"event": 1, "data": 2})],
+    ),
+    "event, data and more": (
+        lambda: {"event": "x", "data": 1, "id": 2, "done": False},
+        [done(event="ask", data={"event": "x", "data": 1, "id": 2, "done": False})],
+    ),
+    "nothing": (lambda: None, [done()]),
+    "nothing, at once": (lambda: at_once(None), [done()]),
+    "nothing, later": (lambda: later(None), [done()]),
+    "stream": (
+        lambda: stream(1, {"event": "x", "data": 2}, None, [3]),
+        [
+            {"id": 7, "event": "ask", "data": 1},
+            {"id": 7, "event": "x", "data": 2},
+            {"id": 7, "event": "ask", "data": [3]},
+            done(),
+        ],
+    ),
+    "empty stream": (lambda: stream(), [done()]),
+    "coroutine of a stream": (
+        lambda: later(stream(1)),
+        [{"id": 7, "event": "ask", "data": 1}, done()],
+    ),
+    "unsendable": (lambda: {1}, [done(**error_frame(INTERNAL, data=0))]),
+    "unsendable item": (
+        lambda: stream(1, {1}, 2),
+        [{"id": 7, "event": "ask", "data": 1}, done(**error_frame(INTERNAL, data=0))],
+    ),
+}
 
 
 # Clients that leave, fill, do not read

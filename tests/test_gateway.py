@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from conftest import until
 from gateways import (
+    CORRELATED,
+    FULL,
     INTERNAL,
     ITEM,
     ITEMS,
@@ -32,7 +34,6 @@ from gateways import (
     Talk,
     asking,
     asking_only,
-    at_once,
     at_rest,
     done,
     error_frame,
@@ -471,9 +472,6 @@ async def test_a_message_that_was_sent_before_the_close_is_handled():
 
 
 # At most 256 messages in flight
-
-
-FULL = "Too much is in flight"
 
 
 def test_256_is_the_bound():
@@ -1045,48 +1043,6 @@ async def test_a_message_is_not_handled_after_a_connect_hook_that_raised():
 
 
 # Correlation, which Nest does not have
-
-
-CORRELATED = {
-    "value": (lambda: 5, [done(event="ask", data=5)]),
-    "false": (lambda: False, [done(event="ask", data=False)]),
-    "array": (lambda: [1, 2], [done(event="ask", data=[1, 2])]),
-    "coroutine at once": (lambda: at_once("x"), [done(event="ask", data="x")]),
-    "coroutine later": (lambda: later("x"), [done(event="ask", data="x")]),
-    "event and data": (lambda: {"event": "x", "data": 1}, [done(event="x", data=1)]),
-    "event and null": (lambda: {"event": "x", "data": None}, [done(event="x", data=None)]),
-    "event only": (lambda: {"event": "x"}, [done(event="ask", data={"event": "x"})]),
-    "event a number": (
-        lambda: {"event": 1, "data": 2},
-        [done(event="ask", data={"event": 1, "data": 2})],
-    ),
-    "event, data and more": (
-        lambda: {"event": "x", "data": 1, "id": 2, "done": False},
-        [done(event="ask", data={"event": "x", "data": 1, "id": 2, "done": False})],
-    ),
-    "nothing": (lambda: None, [done()]),
-    "nothing, at once": (lambda: at_once(None), [done()]),
-    "nothing, later": (lambda: later(None), [done()]),
-    "stream": (
-        lambda: stream(1, {"event": "x", "data": 2}, None, [3]),
-        [
-            {"id": 7, "event": "ask", "data": 1},
-            {"id": 7, "event": "x", "data": 2},
-            {"id": 7, "event": "ask", "data": [3]},
-            done(),
-        ],
-    ),
-    "empty stream": (lambda: stream(), [done()]),
-    "coroutine of a stream": (
-        lambda: later(stream(1)),
-        [{"id": 7, "event": "ask", "data": 1}, done()],
-    ),
-    "unsendable": (lambda: {1}, [done(**error_frame(INTERNAL, data=0))]),
-    "unsendable item": (
-        lambda: stream(1, {1}, 2),
-        [{"id": 7, "event": "ask", "data": 1}, done(**error_frame(INTERNAL, data=0))],
-    ),
-}
 
 
 @pytest.mark.parametrize("give, frames", CORRELATED.values(), ids=CORRELATED)
