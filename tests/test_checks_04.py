@@ -72,7 +72,16 @@ def countdowns(end=0, counted=True, cleanly=True, own=False, named=True, every=0
     return Countdowns
 
 
-def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False, most=9):
+def room(
+    echo=False,
+    strangers=False,
+    deaf=False,
+    farewell=True,
+    anybody=False,
+    most=9,
+    keeps=False,
+    careless=False,
+):
     """A room, with one thing wrong."""
 
     @websocket_gateway()
@@ -93,14 +102,16 @@ def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False, 
 
         @subscribe_message("say")
         async def say(self, client, data):
-            if not anybody and client not in self.names:
+            if not anybody and not careless and client not in self.names:
                 raise WsException("join first")
-            said = {"name": self.names.get(client), "text": data}
+            name = self.names[client] if careless else self.names.get(client)
+            said = {"name": name, "text": data}
             await self.tell(client, "said", said)
 
         async def handle_disconnect(self, client, code):
             if farewell and (anybody or client in self.names):
-                await self.tell(client, "left", self.names.pop(client, None))
+                name = self.names[client] if keeps else self.names.pop(client, None)
+                await self.tell(client, "left", name)
 
     return Room
 
@@ -113,7 +124,7 @@ def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False, 
         ("04.1", without_zero, "0 is a reply"),
         ("04.1", in_integers, "not whole"),
         ("04.1", unchecked, "a message of yours"),
-        ("04.1", broken, "AttributeError"),
+        ("04.1", broken, r"(?s)AttributeError.*sent +.*\[1, 2, 3\].*expected.*received"),
         ("04.1", WithTheWrongEvent, r"\(no frame\)"),
         ("04.1", NoGateway, "put @websocket_gateway"),
         ("04.1", bare(), "without parentheses"),
@@ -128,6 +139,12 @@ def room(echo=False, strangers=False, deaf=False, farewell=True, anybody=False, 
         ("04.3", room(anybody=True), "may not say anything"),
         ("04.3", room(farewell=False), "handle_disconnect"),
         ("04.3", room(most=1), "all who are there"),
+        ("04.3", room(keeps=True), "still keeps her"),
+        (
+            "04.3",
+            room(careless=True),
+            r"(?s)may not say.*sent +.*let me in.*expected.*raised +KeyError",
+        ),
         ("04.3", room(strangers=True), "who has not joined does not hear the others"),
     ],
 )

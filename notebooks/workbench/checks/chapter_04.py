@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from nestling.application import create
 from nestling.gateway import log
@@ -21,7 +23,7 @@ from workbench.checks import Wrong
 
 async def adder(gateway: type) -> None:
     """04.1: a plain handler, and an exception."""
-    async with serving(gateway) as url, peer(url) as client:
+    async with serving(gateway) as served, peer(served.url) as client:
         for data, total, hint in (
             ([1, 2, 3], 6, "an event of its own: return {'event': 'sum', 'data': ...}"),
             ([], 0, "the sum of nothing is 0, and 0 is a reply"),
@@ -36,10 +38,10 @@ async def adder(gateway: type) -> None:
 
 async def countdowns(gateway: type) -> None:
     """04.2: streams side by side, and what is left when their client goes."""
-    async with serving(gateway) as url, peer(url) as other:
+    async with serving(gateway) as served, peer(served.url) as other:
         hint = "reply with {'event': 'running', 'data': ...}, and 0 before the first countdown"
         await other.says("running", None, {"event": "running", "data": 0}, hint)
-        async with peer(url) as client:
+        async with peer(served.url) as client:
             hint = "from the number down to 0, each as {'event': 'countdown', 'data': ...}"
             await client.says("countdown", 2, {"event": "countdown", "data": 2}, hint)
             await client.hears({"event": "countdown", "data": 1}, hint)
@@ -66,11 +68,16 @@ async def countdowns(gateway: type) -> None:
 
 async def room(gateway: type) -> None:
     """04.3: a room in which everybody hears the others."""
-    async with serving(gateway) as url, peer(url) as ann, peer(url) as eve, peer(url) as bob:
+    async with (
+        serving(gateway) as served,
+        peer(served.url) as ann,
+        peer(served.url) as eve,
+        peer(served.url) as bob,
+    ):
         await ann.say("join", "Ann")
         await ann.hears_nothing("who joins or says something does not hear it himself")
         await bob.hears_nothing("who has not joined does not hear the others", ann)
-        async with peer(url) as carol:
+        async with peer(served.url) as carol:
             await bob.say("join", "Bob")
             hint = "Ann was there when Bob joined, so she hears of it"
             await ann.hears({"event": "joined", "data": "Bob"}, hint, bob)
@@ -88,55 +95,79 @@ async def room(gateway: type) -> None:
             await eve.say("say", "let me in")
             await eve.hears_exception("who has not joined may not say anything: WsException")
             await ann.hears_nothing("who has not joined is not heard", eve)
+            clients = [weakref.ref(client) for client in served.gateway.server.clients]
         for other in (ann, bob):
             hint = "Carol has gone, and the others hear it: handle_disconnect"
             await other.hears({"event": "left", "data": "Carol"}, hint, carol)
+        await forgotten(clients, len(clients) - 1)
         await eve.close()
         await ann.hears_nothing("who never joined does not leave", eve)
+
+
+async def forgotten(clients: Sequence[weakref.ref[Any]], most: int) -> None:
+    """Wait until nothing holds more than so many of these clients."""
+    for _ in range(20):
+        gc.collect()
+        if (held := sum(client() is not None for client in clients)) <= most:
+            return
+        await asyncio.sleep(0.05)
+    hint = "Carol has gone, and your room still keeps her: take her out in handle_disconnect"
+    raise Wrong.comparing(hint, "(Carol leaves)", f"{most} clients", f"{held} clients")
 
 
 class NotTold(Wrong):
     """The client was to be told what is wrong, and the code raised something else."""
 
 
+class Served(NamedTuple):
+    url: str
+    gateway: Any
+
+
 @asynccontextmanager
-async def serving(gateway: Any) -> AsyncIterator[str]:
+async def serving(gateway: Any) -> AsyncIterator[Served]:
     """The gateway behind a real socket; an error in its code is what the block raises."""
     if not isinstance(gateway, type):
         raise Wrong("the answer is the class itself, without parentheses")
     try:
-        app = create(gateway())
+        app = create(answer := gateway())
     except TypeError as error:
         raise Wrong(str(error)) from None
-    errors, before = _Errors(), (log.handlers, log.propagate)
-    log.handlers, log.propagate = [errors], False
+    Peer.last = NOTHING
+    before = log.handlers, log.propagate
+    log.handlers, log.propagate = [logging.NullHandler()], False
     try:
-        yield (await kernel.start("the check", app)).url
-    except Exception as error:
-        unfinished = any(isinstance(each, NotImplementedError) for each in errors.found)
-        told = isinstance(error, NotTold) and not unfinished
-        raise (error if told or not errors.found else errors.found[0]) from None
+        yield Served((await kernel.start("the check", app)).url, answer)
+    except NotTold as told:
+        for error in app.errors:
+            if isinstance(error, NotImplementedError):
+                raise error from None
+            raise Wrong(f"{told}\n    {'raised':10}{error!r}") from None
+    except Exception:
+        _raise_first(app.errors)
+        raise
     finally:
         await kernel.stop("the check", grace=0.1)
         log.handlers, log.propagate = before
-    if errors.found:
-        raise errors.found[0]
+    _raise_first(app.errors)
 
 
-class _Errors(logging.Handler):
-    """Keeps the exceptions that a gateway logs: the client is not told what they are."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.found: list[BaseException] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1]:
-            self.found.append(record.exc_info[1])
+def _raise_first(errors: Sequence[BaseException]) -> None:
+    """Raise what is wrong with the gateway's code, with what it was sent."""
+    for error in errors:
+        if isinstance(error, NotImplementedError):
+            raise error
+        hint = f"your code raised {type(error).__name__}: {error}"
+        raise Wrong.comparing(hint, Peer.last, "no error", f"{type(error).__name__}: {error}")
 
 
 class Peer:
-    """A client of the gateway, played by the check."""
+    """A client of the gateway, played by the check.
+
+    last: what a peer did last, on the way to an error
+    """
+
+    last: object
 
     def __init__(self, connection: ClientConnection) -> None:
         self.close = connection.close
@@ -144,7 +175,7 @@ class Peer:
         self._sent: object = "(nothing)"
 
     async def say(self, event: str, data: Any) -> None:
-        self._sent = {"event": event, "data": data}
+        Peer.last = self._sent = {"event": event, "data": data}
         await self._connection.send(json.dumps(self._sent))
 
     async def says(self, event: str, data: Any, expected: Any, hint: str) -> None:
