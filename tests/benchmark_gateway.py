@@ -2,10 +2,12 @@
 
     python tests/benchmark_gateway.py [--quick]
 
-Three servers, each in a process of its own, are driven in turns by one client with 10
+The servers, each in a process of its own, are driven in turns by one client with 10
 connections and one message of 60 bytes in flight on each. Servers and client have a core
 each, where the system lets a process choose. What is shown are the medians of the turns,
-and of the ratios within a turn.
+and of the ratios within a turn: first as everybody runs it, then with glibc's allocator
+steadied. asyncio gives the library each read in a fresh buffer of 256 KiB, and whether
+glibc asks the system for it each time is a matter of luck, in each process another.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 
+from nestling import transport
 from nestling.application import create
 from nestling.gateway import Client, subscribe_message, websocket_gateway
+from nestling.transport import Serve
 
 TURNS = 9
 CONNECTIONS = 10
@@ -34,9 +38,7 @@ MESSAGES = 15_000
 OPTIONS = {"compression": None, "ping_interval": None, "max_size": 100 * 2**20}
 SENT = json.dumps({"event": "events", "data": {"text": "hello world", "n": 123}}).ljust(60)
 
-# asyncio receives into a fresh buffer of 256 KiB. Whether glibc asks the system for it each
-# time is a matter of luck, in each process another, and makes a third of the cost.
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": "100000000", "MALLOC_MMAP_THRESHOLD_": "100000000"}
+STEADY = {"MALLOC_TRIM_THRESHOLD_": "100000000", "MALLOC_MMAP_THRESHOLD_": "100000000"}
 
 
 async def bare(connection: ServerConnection) -> None:
@@ -59,13 +61,18 @@ class Coroutine:
         return {"event": "events", "data": data}
 
 
-async def listen_bare() -> int:
-    server = await serve(bare, "127.0.0.1", 0, **OPTIONS)
-    return server.sockets[0].getsockname()[1]
-
-
-def listen_gateway(gateway: type) -> Callable[[], Awaitable[int]]:
+def listen_bare(serve: Serve) -> Callable[[], Awaitable[int]]:
     async def listen() -> int:
+        server = await serve(bare, "127.0.0.1", 0, **OPTIONS)
+        return server.sockets[0].getsockname()[1]
+
+    return listen
+
+
+def listen_gateway(gateway: type, eager: bool = False) -> Callable[[], Awaitable[int]]:
+    async def listen() -> int:
+        if eager:
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
         app = create(gateway())
         await app.listen(0)
         return app.ports[0]
@@ -74,10 +81,14 @@ def listen_gateway(gateway: type) -> Callable[[], Awaitable[int]]:
 
 
 SERVERS = {
-    "bare": listen_bare,
+    "bare": listen_bare(serve),
+    "bare, our transport": listen_bare(transport.serve),
     "plain": listen_gateway(Plain),
     "coroutine": listen_gateway(Coroutine),
 }
+if sys.version_info >= (3, 12):
+    SERVERS["plain, eager tasks"] = listen_gateway(Plain, eager=True)
+    SERVERS["coroutine, eager tasks"] = listen_gateway(Coroutine, eager=True)
 
 
 def take_core(number: int) -> None:
@@ -98,10 +109,10 @@ async def be_a_server(name: str) -> None:
 class Server:
     """One of the servers, in a process of its own."""
 
-    async def start(self, name: str) -> None:
+    async def start(self, name: str, environment: dict[str, str]) -> None:
         pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--be", name, env=os.environ | MALLOC, **pipes
+            sys.executable, __file__, "--be", name, env=os.environ | environment, **pipes
         )
         url = f"ws://127.0.0.1:{int(await self.process.stdout.readline())}"
         self.clients = [await connect(url, **OPTIONS) for _ in range(CONNECTIONS)]
@@ -126,13 +137,13 @@ class Server:
         await self.process.wait()
 
 
-async def measure(turns: int, messages: int) -> dict[str, list[float]]:
+async def measure(turns: int, messages: int, environment: dict[str, str]) -> dict[str, list[float]]:
     """CPU microseconds a message, for each kind of server and turn."""
     found: dict[str, list[float]] = {name: [] for name in SERVERS}
     for _ in range(turns):
         for name in SERVERS:
             server = Server()
-            await server.start(name)
+            await server.start(name, environment)
             await server.turn(messages // 5)
             found[name].append(await server.turn(messages))
             await server.stop()
@@ -148,10 +159,12 @@ def main() -> None:
         asyncio.run(be_a_server(arguments.be))
         return
     size = (3, 1_000) if arguments.quick else (TURNS, MESSAGES)
-    found = asyncio.run(measure(*size))
-    for name, turns in found.items():
-        ratios = [mine / base for mine, base in zip(turns, found["bare"], strict=True)]
-        print(f"{name:10} {median(turns):6.1f} us CPU a message, {median(ratios):.2f} of bare")
+    for title, environment in {"as it is": {}, "allocator steadied": STEADY}.items():
+        print(title)
+        found = asyncio.run(measure(*size, environment))
+        for name, turns in found.items():
+            ratios = [mine / base for mine, base in zip(turns, found["bare"], strict=True)]
+            print(f"{name:24}{median(turns):6.1f} us CPU a message, {median(ratios):.2f} of bare")
 
 
 if __name__ == "__main__":

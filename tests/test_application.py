@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import inspect
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,12 +34,7 @@ from gateways import (
 )
 from nestling import transport
 from nestling.application import MAX_SIZE, PortError, create
-from nestling.frames import (
-    CloseCode,
-    Frame,
-    Opcode,
-    close_payload,
-)
+from nestling.frames import CloseCode, Frame, Opcode, close_payload, encode, new_mask
 from nestling.gateway import WsException, websocket_gateway
 from nestling.handshake import accept_key
 from websockets.asyncio.client import connect
@@ -632,6 +628,55 @@ async def test_handlers_that_do_not_finish_within_the_grace_are_cancelled():
     await until(lambda: asyncio.all_tasks() <= before)
 
 
+async def test_streams_are_closed_first_and_take_no_part_of_the_grace():
+    gates = Gates()
+    app = create(gates)
+    await app.listen(0)
+    async with talk(app) as client:
+        await client.say("count", "C", id=7)
+        await until(lambda: gates.begun == ["C"])
+        async with asyncio.timeout(TIMEOUT):
+            await app.close(grace=60)
+        assert gates.ended == ["C"]
+        assert (await client.closed())[0] == 1001
+
+
+async def test_a_handler_that_is_cancelled_may_clean_up():
+    ended = []
+
+    async def ask(self, client, data):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.05)
+            ended.append(client)
+
+    app = create(asking(ask))
+    await app.listen(0)
+    async with talk(app) as client:
+        await client.say("ask")
+        await client.hears_no_more()
+        await app.close(grace=0)
+        assert len(ended) == 1
+
+
+async def test_a_stream_may_close_its_own_application():
+    done = []
+
+    async def ask(self, client, data):
+        yield 1
+        await app.close(grace=0.1)
+        done.append("closed")
+
+    app = create(asking(ask))
+    await app.listen(0)
+    async with talk(app) as client:
+        await client.say("ask")
+        assert await client.hear() == 1
+        assert (await client.closed())[0] == 1001
+    await until(lambda: done == ["closed"])
+
+
 async def test_a_handler_of_a_client_that_has_left_has_its_grace_too():
     gates = Gates()
     app = create(gates)
@@ -713,7 +758,8 @@ async def test_a_handler_that_catches_its_cancellation_holds_up_the_close_no_lon
 
 
 async def test_a_client_that_never_answers_the_close_is_cut():
-    app = create(Echo())
+    gateway = Hooked()
+    app = create(gateway)
     await app.listen(0)
     async with raw(app.ports[0]) as client:
         await client.opened()
@@ -721,6 +767,7 @@ async def test_a_client_that_never_answers_the_close_is_cut():
             await app.close(grace=0)
         assert (await client.closed())[0] == 1001
         await client.end()
+    assert gateway.called[-1][0::2] == ("disconnect", 1006)
 
 
 async def test_a_client_that_does_not_read_is_cut():
@@ -1184,6 +1231,68 @@ async def test_contract_a_port_that_is_taken_is_an_oserror(serve, taken):
     with pytest.raises(OSError) as caught:
         await serve(handler, HOST, taken, **AS_NEST)
     assert caught.value.errno == errno.EADDRINUSE
+
+
+async def test_contract_who_does_not_read_is_not_read_from(serve):
+    """Not even its pings, whose answers would pile up."""
+
+    async def handler(connection):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await connection.recv()
+                unread.append(connection.transport.get_write_buffer_size())
+
+    unread: list[int] = []
+    ping = encode(Frame(Opcode.PING, bytes(125), mask=new_mask()))
+    ignored = encode(Frame(Opcode.TEXT, b"{}", mask=new_mask()))
+    async with listening(serve, handler) as (_, port), raw(port) as client:
+        await client.opened()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2):
+                while True:
+                    client.writer.write(ping * 500 + ignored)
+                    await client.writer.drain()
+        assert transport.UNREAD / 2 < max(unread) < transport.UNREAD + 2**16
+        for _ in range(10_000):
+            assert (await client.frame()).opcode is Opcode.PONG
+
+
+async def test_contract_what_is_sent_at_once_is_taken_in_with_pauses(serve):
+    turns, received = [], []
+
+    async def handler(connection):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                received.append(await connection.recv())
+
+    async def count_turns():
+        while True:
+            turns.append(len(received))
+            await asyncio.sleep(0)
+
+    async with listening(serve, handler) as (_, port), raw(port) as client:
+        await client.opened()
+        counting = asyncio.create_task(count_turns())
+        client.writer.write(encode(Frame(Opcode.TEXT, b"{}", mask=new_mask())) * 10_000)
+        await until(lambda: len(received) == 10_000)
+        counting.cancel()
+    assert max(after - before for before, after in itertools.pairwise(turns)) < 2_000
+
+
+async def test_contract_a_client_that_closes_and_stays_is_cut(serve):
+    gone = asyncio.Event()
+
+    async def handler(connection):
+        with pytest.raises(ConnectionClosed):
+            await connection.recv()
+        gone.set()
+
+    async with listening(serve, handler, close_timeout=0.2) as (_, port), raw(port) as client:
+        await client.opened()
+        client.send(Opcode.CLOSE, close_payload(4000))
+        assert await client.closed() == (4000, "")
+        async with asyncio.timeout(TIMEOUT):
+            await gone.wait()
 
 
 async def test_contract_an_application_on_it(serve):

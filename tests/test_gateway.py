@@ -7,9 +7,13 @@ about ports and paths are in test_application.py.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import os
+import sys
 from collections import defaultdict
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -24,6 +28,7 @@ from gateways import (
     MOMENTS,
     SILENT,
     TEXTS,
+    TIMEOUT,
     UNDERSTOOD,
     UNSENDABLE,
     VALUES,
@@ -48,6 +53,7 @@ from gateways import (
     stream,
     talk,
 )
+from nestling import answers
 from nestling import gateway as gateway_module
 from nestling.application import create
 from nestling.conversation import HELD, IN_FLIGHT
@@ -82,7 +88,7 @@ async def test_what_cannot_be_understood_is_answered_with_silence(message, caplo
         ("hello", "ignored: no JSON: "),
         ('{"event":"echo","data":NaN}', "NaN is not JSON"),
         ("[]", "ignored: no object: '[]'"),
-        ('{"event":"ecko"}', 'ignored: no handler for its event: \'{"event":"ecko"}\''),
+        ('{"event":"ecko"}', 'ignored: There is no such event: \'{"event":"ecko"}\''),
         ('["%s"]' % ("x" * 500), " (504 in all)"),
     ],
 )
@@ -667,6 +673,38 @@ async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
     assert len(given) < 1_000
 
 
+async def test_of_two_gateways_exactly_one_is_done_for_a_client_that_reads_late():
+    """Which is the last is known before it is sent, and sending may take long."""
+    one = asking(lambda self, client, data: ITEM)
+    two = asking_only(lambda self, client, data: ITEM)
+    async with serving(one, two) as app, narrow(app) as client:
+        for number in range(20):
+            await client.say("ask", id=number)
+        await asyncio.sleep(0.1)
+        ends: dict[int, list[bool]] = defaultdict(list)
+        for _ in range(40):
+            frame = await client.hear()
+            ends[frame["id"]].append("done" in frame)
+    assert list(ends.values()) == [[False, True]] * 20
+
+
+async def test_a_close_of_a_client_that_does_not_read_ends(monkeypatch):
+    monkeypatch.setattr(answers, "PATIENCE", 0.2)
+    given, ask = items_and_an_end()
+    gateway = asking(ask)
+    async with serving(gateway) as app, narrow(app) as client:
+        await client.say("ask")
+        await at_rest(given)
+        (connected,) = gateway.server.clients
+        async with asyncio.timeout(TIMEOUT):
+            await connected.close(4000)
+        await until(lambda: given[-1] == "end" and not gateway.server.clients)
+
+
+def test_a_client_has_ten_seconds_to_answer_a_close():
+    assert answers.PATIENCE == 10
+
+
 # Errors
 
 
@@ -1247,6 +1285,48 @@ async def test_a_stream_that_is_being_closed_is_not_disturbed(again):
             await client.hears(done())
 
 
+async def test_a_stream_that_swallows_its_cancellation_is_cancelled_again(monkeypatch):
+    monkeypatch.setattr(answers, "PATIENCE", 0.05)
+    caught = []
+
+    async def ask(self, client, data):
+        yield 1
+        while len(caught) < 3:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                caught.append("one")
+
+    async with serving(asking(ask)) as app, talk(app) as client:
+        await client.say("ask", id=7)
+        assert (await client.hear())["data"] == 1
+        await client.cancel(7)
+        await client.hears(done())
+    assert len(caught) == 3
+
+
+async def test_a_stream_that_swallows_its_cancellation_and_goes_on_gives_nothing_more():
+    ended = []
+
+    async def ask(self, client, data):
+        try:
+            while True:
+                try:
+                    yield 1
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    pass
+        finally:
+            ended.append(data)
+
+    async with serving(asking(ask)) as app, talk(app) as client:
+        await client.say("ask", "mine", id=7)
+        assert (await client.hear())["data"] == 1
+        await client.cancel(7)
+        await client.hears(done())
+    assert ended == ["mine"]
+
+
 async def test_a_cancel_leaves_a_coroutine_that_returns_a_value_alone():
     gates = Gates()
     async with serving(gates) as app, talk(app) as client:
@@ -1359,6 +1439,60 @@ async def test_a_cancel_closes_the_streams_of_two_gateways_and_one_is_done():
 
 
 # Inside handlers
+
+
+async def test_what_a_handler_sets_is_not_seen_by_the_next():
+    seen: list[int] = []
+    variable: ContextVar[int] = ContextVar("variable", default=0)
+
+    @websocket_gateway()
+    class Setting(Echo):
+        @subscribe_message("plain")
+        def plain(self, client, data):
+            seen.append(variable.get())
+            variable.set(data)
+
+        @subscribe_message("coroutine")
+        async def coroutine(self, client, data):
+            self.plain(client, data)
+
+    async with serving(Setting()) as app, talk(app) as client:
+        for number, event in enumerate(["plain", "coroutine", "plain", "coroutine"], 1):
+            await client.say(event, number)
+        await client.hears_no_more()
+    assert seen == [0, 0, 0, 0]
+
+
+EXITING = """
+import asyncio
+from gateways import serving, talk, asking
+
+async def main(ask):
+    async with serving(asking(ask)) as app, talk(app) as client:
+        await client.say("ask", id=7)
+        print(await client.text(), flush=True)
+
+def plain(self, client, data):
+    raise SystemExit(5)
+
+async def coroutine(self, client, data):
+    await asyncio.sleep(0)
+    raise SystemExit(5)
+
+asyncio.run(main(KIND))
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+async def test_an_exit_in_a_handler_is_one(kind):
+    """Its client is told that it failed, if it can be told still."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", EXITING.replace("KIND", kind)),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(TIMEOUT):
+        assert await process.wait() == 5
 
 
 async def test_a_timeout_works_inside_handlers():
@@ -1768,6 +1902,20 @@ async def test_a_tally_that_came_late_counts_those_that_left():
             assert await vote(eva, 2) is None
         await teacher.say("tally")
         assert await teacher.hear() == tally(0, 0, 1)
+
+
+async def test_who_has_left_is_forgotten_and_who_comes_back_may_vote_again():
+    poll = PollGateway()
+    async with serving(poll) as app, talk(app, "/poll") as teacher:
+        await teacher.say("open", QUESTION)
+        for _ in range(3):
+            async with talk(app, "/poll") as eva:
+                assert await vote(eva, 2) is None
+            await until(lambda: len(poll.server.clients) == 1)
+            gc.collect()
+            assert len(poll._voters) == 0
+        await teacher.say("tally")
+        assert await teacher.hear() == tally(0, 0, 3)
 
 
 async def test_a_class_of_thirty_is_counted():

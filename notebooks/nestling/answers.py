@@ -135,8 +135,9 @@ class Call:
         """
         if self._client.is_behind:
             await self._client.room()
-        frame = correlated(self.message, value, done=ends and self.unsaid == 1)
-        text = None if frame is None else serialise(frame)
+        if self.id is not None:
+            value = correlated(self.message, value, done=ends and self.unsaid == 1)
+        text = None if value is None else serialise(value)
         self.unsaid -= ends  # before the send, which may wait while another handler ends
         if text is not None:
             await self._client.write(text)

@@ -73,7 +73,7 @@ class Conversation:
                 raw = await self._connection.recv()
                 if self.client.is_behind:
                     await self.client.room()
-                if self._is_full() or number % IN_A_ROW == 0:
+                if number % IN_A_ROW == 0 or self._is_full():
                     await asyncio.sleep(0)  # what need not wait ends, and others have their turn
                 if self._is_over:
                     continue
@@ -89,24 +89,22 @@ class Conversation:
             return None
         handlers = self._gateways.handlers(message)
         call = Call(self.client, message, len(raw), len(handlers) or 1)
-        if call.id is None and (why_not or not handlers):
-            self._gateways.ignore(why_not or "no handler for its event", raw)
-        elif call.id is not None and "event" not in message and message.get("cancel") is True:
+        if call.id in self._live:
+            why_not = "This id is still in use"
+        elif not handlers:
+            why_not = why_not or "There is no such event"
+        elif self._is_full():
+            why_not = why_not or "Too much is in flight"
+        if why_not is None:
+            self._start(call, handlers)
+        elif call.id is None and not handlers:
+            self._gateways.ignore(why_not, raw)
+        elif "event" not in message and message.get("cancel") is True:
             if call.id in self._live:
                 self._live[call.id].cancel()
-        elif why_not := why_not or self._why_not(call, handlers):
-            return call, WsException(why_not)
         else:
-            self._start(call, handlers)
+            return call, WsException(why_not)
         return None
-
-    def _why_not(self, call: Call, handlers: Sequence[Handler]) -> str | None:
-        """Why a message is refused, if it is."""
-        if call.id in self._live:
-            return "This id is still in use"
-        if not handlers:
-            return "There is no such event"
-        return "Too much is in flight" if self._is_full() else None
 
     def _is_full(self) -> bool:
         return len(self._in_flight) >= IN_FLIGHT or self._held > HELD

@@ -79,13 +79,11 @@ def id_of(message: Message) -> Id | None:
 
 
 def correlated(message: Message, value: Any, done: bool) -> Any:
-    """The frame that replies to a message with a handler's value, None for no frame.
+    """The frame for what a handler gives to a message with an id, None for no frame.
 
     done: whether it is the last
     """
-    if (number := id_of(message)) is None:
-        return value
-    end = {"done": True} if done else {}
+    number, end = message["id"], {"done": True} if done else {}
     if value is None:
         return {"id": number, **end} if done else None
     if not (type(value) is dict and value.keys() == _NAMED and isinstance(value["event"], str)):

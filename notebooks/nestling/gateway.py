@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from nestling.answers import Client, Handler, Task, is_cancelled
 from nestling.conversation import Conversation
-from nestling.envelope import Message, TooDeep, WsException, exception, serialise
+from nestling.envelope import Message, TooDeep, WsException, exception, id_of, serialise
 from nestling.transport import Connection
 
 __all__ = ["Client", "GatewayServer", "WsException", "subscribe_message", "websocket_gateway"]
@@ -220,7 +220,9 @@ class GatewayServer:
         try:
             message = self._parse(raw)
         except TooDeep as error:
-            return error.message, str(error)
+            if id_of(error.message) is not None:
+                return error.message, "This is nested too deep"
+            self.ignore(str(error), raw)
         except (ValueError, RecursionError) as error:
             self.ignore(f"no JSON: {error}", raw)
         except Exception as error:
