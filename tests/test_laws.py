@@ -126,3 +126,16 @@ def test_numbers_that_make_no_sense(wrong):
 )
 def test_what_is_recommended(case, advice):
     assert laws.recommend(**{"delay": 0.05, "talks": False} | case).startswith(advice)
+
+
+def test_what_is_on_the_wire_beside_the_bytes_of_http_and_websocket():
+    """A poll is three segments, an event two; a stream pings every 20 s, and is answered."""
+    from nestling.frames import Frame, Opcode, encode
+
+    ping, pong = encode(Frame(Opcode.PING)), encode(Frame(Opcode.PONG, mask=bytes(4)))
+    heartbeat = (len(ping) + len(pong) + 3 * laws.SEGMENT) / 20
+    short, long, sse, websocket = laws.expectations(4, 0.05, interval=0.5)
+    assert short.wire - short.traffic == pytest.approx(2 * 3 * laws.SEGMENT)
+    assert long.wire - long.traffic == pytest.approx(3 * long.requests * laws.SEGMENT + heartbeat)
+    for stream in sse, websocket:
+        assert stream.wire - stream.traffic == pytest.approx(4 * 2 * laws.SEGMENT + heartbeat)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import math
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -175,6 +176,17 @@ def test_long_polling_asks_more_than_short_polling_once_events_are_frequent(runs
     assert results["long poll"].requests > 2 * results[SHORT].requests
     assert results["long poll"].empty == 0
     assert mean(results["long poll"].latencies) < mean(results[SHORT].latencies)
+
+
+async def test_answers_that_were_sent_before_the_clock_started_are_not_counted():
+    """They arrive a delay later, when it has."""
+    source = module.Source([module.Event(1, 0.5, "one")])
+    source.begin.set_result(100.0)
+    inbox = module.Inbox(random.Random(1), source)
+    inbox.arrived[1] = 100.7
+    inbox.notes = [(at, "empty") for at in (99.9, 100.1, 100.19, 100.21, 100.5, 101.5)]
+    lane = module._Lane(module.ShortPolling(1.0), inbox)
+    assert lane.result(source, end=101.0, delay=0.2).empty == 2
 
 
 async def test_a_poll_that_is_due_while_one_is_under_way_is_left_out():

@@ -51,6 +51,17 @@ def test_connections_are_kept_apart():
     assert contents(decoded) == [Request, Request]
 
 
+@pytest.mark.parametrize(
+    "length", ["-5", "ten", "+5", "5, 5", "9" * 5_000, "5\r\nContent-Length: 6"]
+)
+def test_a_body_whose_length_makes_no_sense_is_shown_as_what_it_is(length):
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n".encode()
+    decoded = trace.decode(taps(("server", head + b"hello"), ("server", b" world")))
+    assert contents(decoded) == [Response, Undecoded, Undecoded]
+    assert [item.raw for item in decoded] == [head, b"hello", b" world"]
+    assert "length" in decoded[1].content.why
+
+
 def test_http_with_bodies_before_and_without_an_upgrade():
     page = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\npage\n"
     get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -324,9 +324,12 @@ _TRANSPORTS = [("short", "-", "o"), ("long", "--", "s"), ("SSE", ":", "^"), ("We
 
 
 def _arm(name: str) -> tuple[dict[str, str], str]:
-    """How the line of a transport is drawn, and its marker."""
-    _, stroke, marker = next(row for row in _TRANSPORTS if name.startswith(row[0]))
+    """How the line of a transport is drawn, and its marker; one of the reader's own has its own."""
+    own = ("", "-.", "v")
+    _, stroke, marker = next((row for row in _TRANSPORTS if name.startswith(row[0])), own)
     colours = (DATA, LOOP) if name.startswith("WebSocket") else (HTTP, TROUBLE)
+    if marker == own[2]:
+        colours = (CONTROL, MASK)
     return {"color": colours["," in name], "linestyle": stroke}, marker
 
 

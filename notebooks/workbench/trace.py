@@ -13,6 +13,7 @@ from nestling.handshake import HandshakeError, Request, Response, parse_request,
 from workbench.relay import Tap
 
 _SECRET = re.compile(rb"(?im)^((?:set-)?cookie|(?:proxy-)?authorization):([^\r\n]*)")
+_LENGTH = re.compile(r"\d{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
 
 
@@ -185,7 +186,11 @@ class _Direction:
 
     def _after(self, head: Request | Response) -> Iterator[tuple[bytes, Content]]:
         """Find out what follows a head; gives the frames that are already there."""
-        self._body = int(head.headers.get("Content-Length") or 0)
+        lengths = set(head.headers.get_all("Content-Length"))
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            self._lost = f"no length of a body: {', '.join(sorted(lengths))[:60]}"
+            return
+        self._body = int(lengths.pop()) if lengths else 0
         codings = [coding.lower() for coding in head.headers.tokens("Transfer-Encoding")]
         self._chunked = "chunked" in codings
         if (head.status == 101) if isinstance(head, Response) else head.headers.get("Upgrade"):
