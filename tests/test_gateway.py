@@ -53,10 +53,9 @@ from gateways import (
     stream,
     talk,
 )
-from nestling import answers
-from nestling import gateway as gateway_module
+from nestling import answers, dispatch
 from nestling.application import create
-from nestling.conversation import HELD, IN_FLIGHT
+from nestling.conversation import HELD, IN_A_ROW, IN_FLIGHT
 from nestling.envelope import parse
 from nestling.events import EventsGateway
 from nestling.frames import Frame, Opcode, encode, new_mask
@@ -671,6 +670,20 @@ async def test_a_client_that_does_not_read_and_leaves_has_its_stream_closed():
         client.connection.transport.abort()
         await until(lambda: given[-1] == "end")
     assert len(given) < 1_000
+
+
+async def test_small_replies_that_are_not_read_are_bounded_in_number():
+    """Each waits in a task of its own, which is more than its bytes."""
+    gateway = asking(lambda self, client, data: ITEM if data == "large" else data)
+    async with serving(gateway) as app, narrow(app) as client:
+        for _ in range(14):
+            await client.say("ask", "large")
+        for number in range(3_000):
+            await client.say("ask", number)
+        await asyncio.sleep(0.5)
+        assert 14 <= len(gateway.server.tasks) < answers.SENDS + 2 * IN_A_ROW
+        heard = [await client.hear() for _ in range(3_014)]
+        assert heard[14:] == list(range(3_000))
 
 
 async def test_of_two_gateways_exactly_one_is_done_for_a_client_that_reads_late():
@@ -1937,4 +1950,4 @@ async def test_a_class_of_thirty_is_counted():
 
 
 def test_the_logger_is_the_one_that_the_chapter_names():
-    assert gateway_module.log.name == "nestling.gateway"
+    assert dispatch.log.name == "nestling.gateway"

@@ -23,7 +23,7 @@ import pytest
 from conftest import missing, until
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from nestling import gateway
+from nestling import dispatch
 from nestling.application import Application, create
 from nestling.envelope import parse, serialise
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
@@ -46,12 +46,12 @@ def logged() -> Iterator[Counter[str]]:
         levels[record.msg] += 1
         return False
 
-    before = gateway.log.level
-    gateway.log.setLevel(logging.INFO)
-    gateway.log.addFilter(count)
+    before = dispatch.log.level
+    dispatch.log.setLevel(logging.INFO)
+    dispatch.log.addFilter(count)
     yield levels
-    gateway.log.removeFilter(count)
-    gateway.log.setLevel(before)
+    dispatch.log.removeFilter(count)
+    dispatch.log.setLevel(before)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import until
 from gateways import HOST, TIMEOUT, Raw, request
-from nestling import gateway
+from nestling import dispatch
 from nestling.application import Application, create
 from nestling.conversation import IN_FLIGHT
 from nestling.frames import Frame, Opcode, close_payload, encode, new_mask
@@ -228,8 +228,8 @@ HANDSHAKES = {
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Everything is logged, formatted and thrown away: pytest would keep it all."""
-    loggers = [gateway.log, logging.getLogger("asyncio"), logging.getLogger("websockets.server")]
-    formatter, level = logging.Formatter(), gateway.log.level
+    loggers = [dispatch.log, logging.getLogger("asyncio"), logging.getLogger("websockets.server")]
+    formatter, level = logging.Formatter(), dispatch.log.level
 
     def throw_away(record: logging.LogRecord) -> bool:
         assert len(record.getMessage()) < 300
@@ -238,9 +238,9 @@ def quiet() -> Iterator[None]:
 
     for logger in loggers:
         logger.addFilter(throw_away)
-    gateway.log.setLevel(logging.INFO)
+    dispatch.log.setLevel(logging.INFO)
     yield
-    gateway.log.setLevel(level)
+    dispatch.log.setLevel(level)
     for logger in loggers:
         logger.removeFilter(throw_away)
 

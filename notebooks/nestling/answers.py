@@ -8,7 +8,7 @@ from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 
-from nestling.envelope import Message, correlated, id_of, serialise
+from nestling.envelope import Message, correlated, exception, id_of, serialise
 from nestling.transport import UNREAD, Connection
 
 # Sends that may wait for one client to read, before nothing more is begun for it.
@@ -142,6 +142,10 @@ class Call:
         if text is not None:
             await self._client.write(text)
 
+    async def fail(self, error: BaseException) -> None:
+        """Send the exception frame for an error, as the last of a handler."""
+        await self.reply(exception(error, self.message))
+
     def cancel(self, but: Task | None = None, *, silently: bool = False) -> None:
         """Close the streams, that of the task `but` apart, and those yet to be returned.
 
@@ -170,8 +174,8 @@ class Call:
                         break
                     await self.reply(item, ends=False)
                     await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            if not (self._is_cancelled and is_cancelled()):
+        except asyncio.CancelledError as error:
+            if not (self._is_cancelled and is_cancelled(error)):
                 raise
         finally:
             self._streams.discard(task)
@@ -183,7 +187,8 @@ class Call:
             raise StreamClosed
 
 
-def is_cancelled() -> bool:
-    """Whether somebody has cancelled the current task."""
+def is_cancelled(error: BaseException) -> bool:
+    """Whether the error is that somebody has cancelled the task; a handler may raise it, too."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    asked = task is not None and task.cancelling() > 0
+    return asked and isinstance(error, asyncio.CancelledError)

@@ -21,8 +21,9 @@ from http import HTTPStatus
 from typing import Any
 
 from nestling.answers import Task
+from nestling.dispatch import Parser
 from nestling.envelope import MAX_SIZE, parse
-from nestling.gateway import GatewayServer, Parser, check_port
+from nestling.gateway import GatewayServer, check_port
 from nestling.handshake import VERSION, Refusal, origin_form, parse_subprotocols, path_of
 from nestling.transport import Connection, Listener, Opening, Serve
 from nestling.transport import serve as serve_with_websockets
@@ -89,12 +90,9 @@ class Application:
     ) -> None:
         """Let clients in, on `port` and on the gateways' own; 0 is any free port.
 
-        `options` go to `serve`, over those that make it behave as Nest does, such as
-        compression="deflate".
-
-        Raises ValueError if the port is no port, PortError if one cannot be had, RuntimeError
-        if it listens already, and what a gateway's `after_init` raises. None of them leaves a
-        port open.
+        `options` go to `serve`, over those that make it behave as Nest does. Raises ValueError
+        if the port is none, PortError if it cannot be had, RuntimeError if the application
+        listens, and what `after_init` raises. None of them leaves a port open.
         """
         check_port(port)
         if self._listening:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from itertools import count
-from typing import Protocol
 
 from websockets.exceptions import ConnectionClosed
 
 from nestling.answers import Call, Client, Handler, StreamClosed, Task, is_cancelled
-from nestling.envelope import MAX_SIZE, Id, Message, WsException, exception
+from nestling.dispatch import Dispatcher
+from nestling.envelope import MAX_SIZE, Id, WsException
 from nestling.transport import Connection
 
 # Messages of one client whose handlers are under way, and the characters in them, above
@@ -22,24 +22,45 @@ HELD = 4 * MAX_SIZE
 IN_A_ROW = 64
 
 
-class Gateways(Protocol):
-    """What a conversation asks of the gateways behind it.
+class Calls:
+    """The messages of one client that are being answered.
 
-    tasks: those that answer, of all conversations
+    in_flight: those whose handlers are under way
+    live:      those with an id, by it, until their last frame is sent
     """
 
-    tasks: set[Task]
+    def __init__(self) -> None:
+        self.in_flight: set[Call] = set()
+        self.live: dict[Id | None, Call] = {}
+        self._held = 0  # characters in those in flight
 
-    def understand(self, raw: str | bytes) -> tuple[Message | None, str | None]: ...
-    def handlers(self, message: Message) -> Sequence[Handler]: ...
-    def ignore(self, why: str, raw: str | bytes) -> None: ...
-    def report(self, what: str, error: BaseException) -> None: ...
+    @property
+    def is_full(self) -> bool:
+        return len(self.in_flight) >= IN_FLIGHT or self._held > HELD
+
+    def add(self, call: Call) -> None:
+        self.in_flight.add(call)
+        self._held += call.size
+        if call.id is not None:
+            self.live[call.id] = call
+
+    def land(self, call: Call) -> None:
+        """A handler has ended; after the last of a message, it is no longer in flight."""
+        call.running -= 1
+        if not call.running:
+            self.in_flight.discard(call)
+            self._held -= call.size
+
+    def end(self, call: Call) -> None:
+        """An answer has ended; after the last frame of a message, its id is free."""
+        if not call.unsaid:
+            self.live.pop(call.id, None)
 
 
 class Conversation:
     """The messages of one client: one task reads them, and each handler answers in its own."""
 
-    def __init__(self, client: Client, connection: Connection, gateways: Gateways) -> None:
+    def __init__(self, client: Client, connection: Connection, gateways: Dispatcher) -> None:
         self.client = client
         self._connection = connection
         self._gateways = gateways
@@ -47,9 +68,7 @@ class Conversation:
         self._settled = asyncio.Event()  # handlers wait until then
         self._is_open = False
         self._is_over = False
-        self._in_flight: set[Call] = set()
-        self._held = 0  # characters in the messages that are in flight
-        self._live: dict[Id | None, Call] = {}  # those with an id, until their last frame
+        self._calls = Calls()
 
     def open(self) -> None:
         """Let handlers begin."""
@@ -57,13 +76,10 @@ class Conversation:
         self._settled.set()
 
     def close(self, but: Task | None = None) -> None:
-        """Take no more messages, and close the streams, that of the task `but` apart.
-
-        Handlers that have not begun begin only if it was opened before.
-        """
+        """Take no more messages, and close the streams, that of the task `but` apart."""
         self._is_over = True
         self._settled.set()
-        for call in self._in_flight:
+        for call in self._calls.in_flight:
             call.cancel(but, silently=True)
 
     async def read(self) -> None:
@@ -73,12 +89,12 @@ class Conversation:
                 raw = await self._connection.recv()
                 if self.client.is_behind:
                     await self.client.room()
-                if number % IN_A_ROW == 0 or self._is_full():
+                if number % IN_A_ROW == 0 or self._calls.is_full:
                     await asyncio.sleep(0)  # what need not wait ends, and others have their turn
                 if self._is_over:
                     continue
-                if refused := self._begin(raw):
-                    await self._fail(*refused)
+                if (refused := self._begin(raw)) is not None:
+                    await refused[0].fail(refused[1])
         except ConnectionClosed:
             pass
 
@@ -89,31 +105,25 @@ class Conversation:
             return None
         handlers = self._gateways.handlers(message)
         call = Call(self.client, message, len(raw), len(handlers) or 1)
-        if call.id in self._live:
+        if call.id in self._calls.live:
             why_not = "This id is still in use"
         elif not handlers:
             why_not = why_not or "There is no such event"
-        elif self._is_full():
+        elif self._calls.is_full:
             why_not = why_not or "Too much is in flight"
         if why_not is None:
             self._start(call, handlers)
         elif call.id is None and not handlers:
             self._gateways.ignore(why_not, raw)
         elif "event" not in message and message.get("cancel") is True:
-            if call.id in self._live:
-                self._live[call.id].cancel()
+            if call.id in self._calls.live:
+                self._calls.live[call.id].cancel()
         else:
             return call, WsException(why_not)
         return None
 
-    def _is_full(self) -> bool:
-        return len(self._in_flight) >= IN_FLIGHT or self._held > HELD
-
     def _start(self, call: Call, handlers: Sequence[Handler]) -> None:
-        self._in_flight.add(call)
-        self._held += call.size
-        if call.id is not None:
-            self._live[call.id] = call
+        self._calls.add(call)
         for handler in handlers:
             task = self._create_task(self._answer(call, handler))
             if not task.done():  # as it is where tasks start eagerly
@@ -133,31 +143,16 @@ class Conversation:
                 if hasattr(value, "__await__") or hasattr(value, "__aiter__"):
                     value = await call.result(value)
             finally:
-                self._land(call)
+                self._calls.land(call)
             await call.reply(value)
-        except StreamClosed:
-            pass
-        except asyncio.CancelledError as error:
-            if not is_cancelled():  # the handler raised it
-                await self._fail(call, error)
         except BaseException as error:
-            await self._fail(call, error)
+            if isinstance(error, StreamClosed) or is_cancelled(error):
+                return
+            if not isinstance(error, WsException):
+                self._gateways.report(f"the handler of {call.message['event']!r} failed", error)
+            await call.fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
         finally:
             self._gateways.tasks.discard(asyncio.current_task())
-            if not call.unsaid:
-                self._live.pop(call.id, None)
-
-    def _land(self, call: Call) -> None:
-        """A handler has ended; after the last, the message is no longer in flight."""
-        call.running -= 1
-        if not call.running:
-            self._in_flight.discard(call)
-            self._held -= call.size
-
-    async def _fail(self, call: Call, error: BaseException) -> None:
-        """Send an exception frame as the last of a handler, or of a message without one."""
-        if not isinstance(error, WsException):
-            self._gateways.report(f"the handler of {call.message.get('event')!r} failed", error)
-        await call.reply(exception(error, call.message))
+            self._calls.end(call)

@@ -17,27 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
-from nestling.answers import Client, Handler, Task, is_cancelled
+from nestling.answers import Client, Task, is_cancelled
 from nestling.conversation import Conversation
-from nestling.envelope import Message, TooDeep, WsException, exception, id_of, serialise
+from nestling.dispatch import Dispatcher, Parser
+from nestling.envelope import WsException, exception, serialise
 from nestling.transport import Connection
 
 __all__ = ["Client", "GatewayServer", "WsException", "subscribe_message", "websocket_gateway"]
 
-log = logging.getLogger("nestling.gateway")
-
 # Seconds for a hook to end when its client has gone, and for a handler that is cancelled.
 MOMENT = 1.0
 
-Parser = Callable[[str | bytes], Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 
@@ -112,49 +108,24 @@ def _check_handler(method: Callable[..., Any]) -> None:
         raise TypeError(f"{name} cannot be called with a message: {wanted}") from None
 
 
-def _handlers(gateway: object) -> dict[str, Handler]:
-    """The methods of a gateway by their event; of several for one, the last."""
-    names = {name: None for cls in reversed(type(gateway).__mro__) for name in vars(cls)}
-    found: dict[str, Handler] = {}
-    for name in names:
-        method = inspect.getattr_static(gateway, name)
-        for event in getattr(method, "__events__", ()):
-            handler = getattr(gateway, name)
-            wants_event = "event" in inspect.signature(handler).parameters
-            found[event] = partial(handler, event=event) if wants_event else handler
-    return found
-
-
 # The server's side of a path
 
 
-class GatewayServer:
-    """The gateways of one path, their clients, and what becomes of each message.
+class GatewayServer(Dispatcher):
+    """The gateways of one path, and their clients.
 
-    path:    the URL path that its clients connect to
-    ignored: how many messages were answered with silence, not being understood; the
-             logger nestling.gateway says why, at level INFO
-    errors:  what handlers, hooks and the parser have raised by mistake, the latest last
-    tasks:   those that answer
-    closing: whether no more messages are taken
+    path: the URL path that its clients connect to
     """
 
     def __init__(
         self, path: str, gateways: Sequence[Any], parse: Parser, errors: deque[BaseException]
     ) -> None:
+        super().__init__(gateways, parse, errors)
         self.path = path
-        self.ignored = 0
-        self.errors = errors
-        self.tasks: set[Task] = set()
-        self.closing = False
-        self._conversations: set[Conversation] = set()
         self._gateways = gateways
-        self._parse = parse
-        self._handlers: dict[str, list[Handler]] = {}
+        self._conversations: set[Conversation] = set()
         for gateway in gateways:
             gateway.server = self
-            for event, handler in _handlers(gateway).items():
-                self._handlers.setdefault(event, []).append(handler)
 
     @property
     def clients(self) -> frozenset[Client]:
@@ -170,9 +141,8 @@ class GatewayServer:
         """Serve one client: the connect hooks, its messages, the disconnect hooks.
 
         Handlers wait until the connect hooks are done; in Nest they do not. Where one raises,
-        the client is told with an exception frame and close code 1008 for a `WsException`,
-        1011 for anything else, and its gateway has no disconnect hook. One that still waits
-        when its client has gone is cancelled.
+        the client gets an exception frame and close code 1008 for a `WsException`, 1011 for
+        anything else, and no disconnect hook. One that waits when it has gone is cancelled.
         """
         client, greeted = Client(connection), []
         conversation = Conversation(client, connection, self)
@@ -187,7 +157,7 @@ class GatewayServer:
             await reading
         except BaseException as error:
             conversation.close()
-            if is_cancelled() or isinstance(error, KeyboardInterrupt | SystemExit):
+            if is_cancelled(error) or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             if not limit.expired():
                 await self._turn_away(client, error)
@@ -212,41 +182,6 @@ class GatewayServer:
                 _, running = await asyncio.wait(running, timeout=patience)
             for task in running:
                 task.cancel()
-
-    def understand(self, raw: str | bytes) -> tuple[Message | None, str | None]:
-        """The object that a message says, None if it says none; and why it is refused."""
-        if self.closing:
-            return None, None
-        try:
-            message = self._parse(raw)
-        except TooDeep as error:
-            if id_of(error.message) is not None:
-                return error.message, "This is nested too deep"
-            self.ignore(str(error), raw)
-        except (ValueError, RecursionError) as error:
-            self.ignore(f"no JSON: {error}", raw)
-        except Exception as error:
-            self.report(f"the parser failed with {_short(raw)}", error)
-        else:
-            if isinstance(message, dict):
-                return message, None
-            self.ignore("no object", raw)
-        return None, None
-
-    def handlers(self, message: Message) -> Sequence[Handler]:
-        """The handlers of a message's event, over all gateways of the path."""
-        event = message.get("event")
-        return self._handlers.get(event, ()) if isinstance(event, str) else ()
-
-    def ignore(self, why: str, raw: str | bytes) -> None:
-        """Count and log a message that is answered with silence."""
-        self.ignored += 1
-        log.info("ignored: %s: %s", why, _short(raw))
-
-    def report(self, what: str, error: BaseException) -> None:
-        """Log and keep an error whose text is no client's business."""
-        log.error(what, exc_info=error)
-        self.errors.append(error)
 
     async def _turn_away(self, client: Client, error: BaseException) -> None:
         """End the connection of a client for which a connect hook has raised."""
@@ -282,8 +217,3 @@ async def _call_hook(gateway: Any, name: str, *arguments: Any) -> None:
     hook = getattr(gateway, name, None)
     if hook is not None and inspect.isawaitable(result := hook(*arguments)):
         await result
-
-
-def _short(raw: str | bytes) -> str:
-    """A message in a line of the log: what is long is cut before it becomes text."""
-    return repr(raw) if len(raw) <= 80 else f"{raw[:70]!r}... ({len(raw)} in all)"
