@@ -118,8 +118,13 @@ def client_of(app: Application, **options: Any) -> GatewayClient:
     return GatewayClient(url_of(app), timeout=TIMEOUT, **options)
 
 
+def unanswered(client: GatewayClient) -> dict[int, Any]:
+    """Those that wait for a reply."""
+    return client._matching.questions
+
+
 async def at_rest(client: GatewayClient) -> None:
-    await until(lambda: client._questions == {})
+    await until(lambda: unanswered(client) == {})
 
 
 def ask(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
@@ -219,7 +224,7 @@ async def test_replies_in_any_order(order):
             await peer.reply(heard[number], {"reply to": number})
             assert await questions[number] == {"reply to": number}
             pending = [question.done() for question in questions].count(False)
-            assert pending == len(client._questions) == 2 - order.index(number)
+            assert pending == len(unanswered(client)) == 2 - order.index(number)
 
 
 REPLIES = {
@@ -582,7 +587,7 @@ async def test_leaving_a_server_that_does_not_answer_the_close():
     async with facing(timeout=0.1, close_timeout=0.1) as (client, peer):
         peer.read_no_more()
         pending = ask(client.request("e", timeout=TIMEOUT))
-        await until(lambda: client._questions)
+        await until(lambda: unanswered(client))
         await client.close()
         with pytest.raises(ConnectionClosed):
             await pending
@@ -615,7 +620,7 @@ async def test_what_is_given_up_leaves_nothing_behind(event, kind):
             with pytest.raises(TimeoutError):
                 await listed(client.stream(event, "x", timeout=0.1))
         assert gates.begun == ["x"]
-        assert client._questions == {}
+        assert unanswered(client) == {}
         if event == "pass":  # a coroutine is not cancelled: its reply comes, for nobody
             await client.request("echo")
             assert gates.ended == []
@@ -653,7 +658,7 @@ async def test_a_request_cancelled_at_any_step_leaves_nothing_behind():
             for _ in range(steps):
                 await asyncio.sleep(0)
             await cancelled(question)
-            assert client._questions == {}
+            assert unanswered(client) == {}
         await client.emit("the end")
         heard = []
         while (message := await peer.hear()) != {"event": "the end"}:
@@ -792,7 +797,7 @@ async def test_a_stream_that_is_left_after_the_block(correlate):
             items = client.stream("count", "x")
             assert await anext(items) == 0
         await items.aclose()
-        assert client._questions == {}
+        assert unanswered(client) == {}
         await until(lambda: gates.ended == ["x"])
 
 
@@ -920,7 +925,7 @@ async def test_the_application_closes():
                 await task
         assert await loop == []
         assert client.close_code == 1001
-        assert client._questions == {}
+        assert unanswered(client) == {}
         assert sorted(map(str, gates.ended)) == sorted(map(str, ["s", *range(20)]))
 
 
@@ -957,7 +962,18 @@ async def test_outside_of_the_block(use, correlate):
             await use(client)
         with pytest.raises(RuntimeError, match="not connected"):
             print(client.close_code)
-        assert client._questions == {}
+        assert unanswered(client) == {}
+
+
+async def test_how_many_were_dropped_can_be_asked_before_and_after_the_block(backlog):
+    async with asyncio.timeout(TIMEOUT), serving(Several()) as app:
+        client = client_of(app)
+        assert client.dropped == 0
+        async with client:
+            for number in range(5):
+                await client.emit("echo", number)
+            await client.request("echo")
+        assert client.dropped == 2
 
 
 async def test_a_client_is_entered_once():
@@ -998,7 +1014,7 @@ async def test_what_json_cannot_say_raises_in_the_caller(data, correlate):
             for use in (client.emit, client.request, lambda e, d: listed(client.stream(e, d))):
                 with pytest.raises((TypeError, ValueError)):
                     await use("echo", data)
-            assert client._questions == {}
+            assert unanswered(client) == {}
             assert await client.request("echo", "next") == "next"
 
 
