@@ -204,6 +204,74 @@ async def as_many_frames(connection, questions):
     return [json.loads(await connection.recv()).get("data") for _ in questions]
 
 
+async def glued(client, event, data):
+    try:
+        return await client.request(event, data)
+    except WsException as error:
+        return "sorry: " + error
+
+
+async def subscripting(client, event, data):
+    return (await client.request(event, data))["data"]
+
+
+async def without_arguments(client):
+    return await client.request("identity", 5)
+
+
+without_key = tallied(lambda sum, votes: True, give=lambda tally: sum(tally))
+
+
+async def another_key(url, votes):
+    async with GatewayClient(url) as client:
+        async for tally in client.stream("tally"):
+            if tally["count"] >= votes:
+                return tally
+
+
+async def awaiting_the_stream(url, votes):
+    async with GatewayClient(url) as client:
+        for tally in await client.stream("tally"):
+            return tally
+
+
+async def numbers_are_dicts(connection, questions):
+    for number, (event, data) in enumerate(questions):
+        await connection.send(json.dumps({"id": number, "event": event, "data": data}))
+    replies = {}
+    while len(replies) < len(questions):
+        reply = json.loads(await connection.recv())
+        if "id" in reply and reply["id"] in range(len(questions)):
+            replies[reply["id"]] = reply.get("data")
+    return [replies[number] for number in range(len(questions))]
+
+
+async def getting_ids(connection, questions):
+    for number, (event, data) in enumerate(questions):
+        await connection.send(json.dumps({"id": number, "event": event, "data": data}))
+    replies = {}
+    while len(replies) < len(questions):
+        reply = json.loads(await connection.recv())
+        replies[reply.get("id")] = reply.get("data")
+    return list(replies.values())
+
+
+async def the_number_too(connection, questions):
+    """What is no dict is taken for a reply."""
+    for number, (event, data) in enumerate(questions):
+        await connection.send(json.dumps({"id": number, "event": event, "data": data}))
+    replies = []
+    while len(replies) < len(questions):
+        reply = json.loads(await connection.recv())
+        if not isinstance(reply, dict):
+            replies.append(reply)
+    return replies
+
+
+async def nothing_returned(connection, questions):
+    await matched()(connection, questions)
+
+
 async def as_a_tuple(connection, questions):
     return tuple(await matched()(connection, questions))
 
@@ -223,7 +291,11 @@ async def always_one(connection, questions):
         ("05.1", impolite, "catch WsException"),
         ("05.1", silent_sorry, "catch WsException"),
         ("05.1", offended, "goes on after an exception"),
-        ("05.1", for_good, "your code raised ConnectionClosed"),
+        (
+            "05.1",
+            for_good,
+            "goes on after an exception(?s:.*)sent +.'identity', 6.(?s:.*)ConnectionClosed",
+        ),
         ("05.1", whatever_happens, "catch WsException alone"),
         ("05.1", plain, "async def"),
         ("05.2", any_tally, "at least that many in all"),
@@ -241,7 +313,29 @@ async def always_one(connection, questions):
         ("05.3", with_one_id, "each with an id of its own"),
         ("05.3", as_many_frames, "one question, one reply"),
         ("05.3", as_they_come, "in the order of the questions"),
-        ("05.3", trusting, "KeyError: 'id'"),
+        (
+            "05.3",
+            trusting,
+            r"a dict with an id of yours(?s:.*)sent +\[\('identity', 1\)\](?s:.*)KeyError",
+        ),
+        ("05.1", glued, r"str\(error\) is its text(?s:.*)sent(?s:.*)TypeError\('can only"),
+        (
+            "05.1",
+            subscripting,
+            r"return what client\.request gives(?s:.*)TypeError\(\"'int' object",
+        ),
+        ("05.1", without_arguments, r"return what client\.request gives(?s:.*)TypeError\("),
+        ("05.2", without_key, r"sum its votes(?s:.*)sent +'1 votes'(?s:.*)TypeError"),
+        ("05.2", another_key, r"sum its votes(?s:.*)KeyError\('count'\)"),
+        ("05.2", awaiting_the_stream, r"sum its votes|whole(?s:.*)TypeError"),
+        ("05.3", numbers_are_dicts, r"the bare number 5(?s:.*)sent(?s:.*)TypeError"),
+        ("05.3", getting_ids, r"carries the id(?s:.*)received +.'nobody has asked"),
+        (
+            "05.3",
+            the_number_too,
+            "one question, one reply(?s:.*)expected +\\[1\\](?s:.*)received +\\[5\\]",
+        ),
+        ("05.3", nothing_returned, "return a list(?s:.*)received +None"),
         ("05.3", with_exceptions, "None in the place of a question"),
         ("05.3", the_last_frame, "before the frame that says done"),
         ("05.3", data_or_nothing, "the gateway has replied to everything"),

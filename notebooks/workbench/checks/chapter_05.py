@@ -10,7 +10,7 @@ from typing import Any
 from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from workbench import kernel
@@ -81,21 +81,15 @@ async def politely(function: Callable[..., Awaitable[Any]]) -> None:
     ]
     async with serving(Replies()) as url, GatewayClient(url, timeout=2) as client:
         for event, data, expected, hint in cases:
-            try:
-                received = await function(client, event, data)
-            except WsException as error:
-                received = error
-            if received != expected:
-                raise Wrong.comparing(hint, (event, data), expected, received)
-        lost = asyncio.ensure_future(function(client, "never", None))
+            received = await outcome(function, client, event, data)
+            compare(hint, (event, data), expected, received)
+        lost = asyncio.ensure_future(outcome(function, client, "never", None))
         await asyncio.sleep(0.05)
         await kernel.stop("the check", grace=0)
-        try:
-            received = await lost
-        except ConnectionClosed:
-            return
-        hint = "a lost connection is no answer of the gateway: catch WsException alone"
-        raise Wrong.comparing(hint, ("never", None), "ConnectionClosed is raised", received)
+        if not isinstance(received := await lost, ConnectionClosed):
+            hint = "a lost connection is no answer of the gateway: catch WsException alone"
+            expected = "ConnectionClosed is raised"
+            raise Wrong.comparing(hint, "never, and the server stops", expected, received)
 
 
 @websocket_gateway()
@@ -121,41 +115,40 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
     require_coroutine_function(function)
     async with serving(gateway := Tallies()) as url:
         for votes, expected in ((1, [1, 0]), (3, [3, 2]), (0, [0, 0])):
-            received = await bounded(
-                function(url, votes),
-                "a tally with at least that many votes had come; follow one stream",
-            )
-            found = {"question": "?", "votes": expected}
-            if received != found:
-                hint = "the first tally whose votes are at least that many in all, whole"
-                raise Wrong.comparing(hint, votes, found, received)
+            received = await outcome(function, url, votes)
+            hint = "the first tally whose votes are at least that many in all, whole"
+            if isinstance(received, TimeoutError):
+                hint = "a tally with at least that many votes had come; follow one stream"
+            elif isinstance(received, TypeError | KeyError | IndexError):
+                hint = 'a tally is {"question": ..., "votes": [...]}: sum its votes'
+            compare(hint, f"{votes} votes", {"question": "?", "votes": expected}, received)
             await asyncio.sleep(0.1)
             if gateway.streaming:
-                raise Wrong("the stream still runs at the server: leave the block of the client")
+                hint = "leave the block of the client, which ends the stream"
+                found = f"the right tally, and {gateway.streaming} stream still runs at the server"
+                raise Wrong.comparing(hint, f"{votes} votes", "no stream that still runs", found)
     for goodbye in (True, False):
         async with serving(Tallies()) as url, Relay(int(url.rpartition(":")[2])) as relay:
-            asking = asyncio.ensure_future(function(relay.url, 100))
+            asking = asyncio.ensure_future(outcome(function, relay.url, 100, seconds=2.5))
             await asyncio.sleep(0.5)
-            if asking.done() and not asking.exception():
-                raise Wrong("it did not wait: a tally may be silent for long, and go on")
+            sent = "100 votes, which never come"
+            if asking.done() and not isinstance(asking.result(), ConnectionClosed):
+                hint = "it did not wait: a tally may be silent for long, and go on"
+                raise Wrong.comparing(hint, sent, "nothing yet", asking.result())
             if goodbye:
                 await kernel.stop("the check", grace=0)
             else:
                 relay.cut()
-            try:
-                received = await bounded(asking, "the server had gone")
-            except ConnectionClosed as error:
-                received = error
-            if received is not None:
-                hint = "the server has gone, with or without goodbye: ConnectionClosed is both"
-                raise Wrong.comparing(hint, 100, None, received)
+            hint = "the server has gone, with or without goodbye: ConnectionClosed is both"
+            how = "said goodbye" if goodbye else "was cut off"
+            compare(hint, f"{sent}; then the server {how}", None, await asking)
 
 
 async def matching(function: Callable[..., Awaitable[Any]]) -> None:
     """05.3: replies matched by hand."""
     require_coroutine_function(function)
     conversations = [
-        ([("identity", 1)], [1], "one question, one reply"),
+        ([("identity", 1)], [1], "one question, one reply, and it carries the id"),
         (
             [("last", "A"), ("identity", "B"), ("identity", "C")],
             ["A", "B", "C"],
@@ -176,26 +169,48 @@ async def matching(function: Callable[..., Awaitable[Any]]) -> None:
     for questions, expected, hint in conversations:
         async with serving(Replies(len(questions))) as url:
             async with connect(url, compression=None) as connection:
-                received = await ask(function, connection, questions)
-        if not isinstance(received, list):
-            hint = "return a list"
-        if received != expected:
-            raise Wrong.comparing(hint, questions, expected, received)
+                received = await outcome(function, connection, list(questions))
+        compare(hint_for(received) or hint, questions, expected, received)
 
 
-async def ask(function: Callable[..., Any], connection: ClientConnection, questions: Any) -> Any:
-    hint = (
-        "the gateway has replied to everything it was asked; it replies only when it has all "
-        "questions (each with an id of its own), so send them all before you read"
-    )
-    return await bounded(function(connection, list(questions)), hint)
+def hint_for(received: object) -> str | None:
+    """What to say to something that is no list of replies at all."""
+    match received:
+        case TimeoutError():
+            return (
+                "the gateway has replied to everything it was asked; it replies only when it has "
+                "all questions (each with an id of its own), so send them all before you read"
+            )
+        case TypeError() | AttributeError() | KeyError():
+            return (
+                f"between the replies come {UNASKED[0]}, the bare number {UNASKED[1]} and somebody "
+                "else's id: look whether a message is a dict with an id of yours"
+            )
+        case Exception() | list():
+            return None
+    return "return a list"
 
 
-async def bounded(answer: Awaitable[Any], hint: str) -> Any:
+def compare(hint: str, sent: object, expected: object, received: object) -> None:
+    """Raise Wrong unless it is what was expected."""
+    if isinstance(received, TimeoutError):
+        received = str(received)
+    if received != expected:
+        raise Wrong.comparing(hint, sent, expected, received)
+
+
+async def outcome(
+    function: Callable[..., Awaitable[Any]], *arguments: Any, seconds: float = 2
+) -> Any:
+    """What an answer returns, or the exception that it raises."""
     try:
-        return await asyncio.wait_for(answer, 2)
-    except TimeoutError:
-        raise Wrong(f"it did not return: {hint}") from None
+        return await asyncio.wait_for(function(*arguments), seconds)
+    except NotImplementedError:
+        raise
+    except TimeoutError as error:
+        return TimeoutError(str(error) or f"nothing: it did not return within {seconds:g} s")
+    except Exception as error:
+        return error
 
 
 @asynccontextmanager
