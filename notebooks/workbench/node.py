@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ class Run:
     taps: list[Tap]
 
     def __repr__(self) -> str:
-        text = f"{self.printed}\n(exit code {self.code})"
+        lines = [textwrap.fill(line, 88) for line in self.printed.splitlines()]
+        text = "\n".join([*lines, f"(exit code {self.code})"])
         return f"(recorded, since Node is missing here)\n{text}" if self.recorded else text
 
 
