@@ -32,8 +32,7 @@ class Client:
         self._connection = connection
         self._sending = 0  # sends that have not ended
         self._sent = asyncio.Event()  # set when one ends
-        self._waiting = 0  # those who wait for room
-        self._line = asyncio.Lock()  # first come, first served
+        self._line = asyncio.Lock()  # those who wait for room, first come, first served
 
     async def send(self, value: Any) -> None:
         """Send a JSON value, one text frame; it is dropped if the client has gone.
@@ -64,19 +63,18 @@ class Client:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the client leaves too much unread, or somebody waits until it does not."""
-        return self._waiting > 0 or self._leaves_unread()
+        """Whether the client leaves too much unread."""
+        if not self._sending:
+            return False
+        unread = self._connection.transport.get_write_buffer_size()
+        return self._sending >= SENDS or unread > UNREAD
 
     async def room(self) -> None:
-        """Wait, in the order of asking, while the client leaves too much unread."""
-        self._waiting += 1
-        try:
-            async with self._line:
-                while self._leaves_unread():
-                    self._sent.clear()
-                    await self._sent.wait()
-        finally:
-            self._waiting -= 1
+        """Wait, in the order of asking, while the client is behind."""
+        async with self._line:
+            while self.is_behind:
+                self._sent.clear()
+                await self._sent.wait()
 
     async def write(self, text: str) -> None:
         """Send a text without waiting for room before."""
@@ -87,14 +85,7 @@ class Client:
             pass
         finally:
             self._sending -= 1
-            if self._waiting:
-                self._sent.set()
-
-    def _leaves_unread(self) -> bool:
-        if not self._sending:
-            return False
-        unread = self._connection.transport.get_write_buffer_size()
-        return self._sending >= SENDS or unread > UNREAD
+            self._sent.set()
 
 
 class StreamClosed(Exception):

@@ -67,7 +67,6 @@ class Conversation:
         self._create_task = asyncio.get_running_loop().create_task
         self._settled = asyncio.Event()  # handlers wait until then
         self._is_open = False
-        self._is_over = False
         self._calls = Calls()
 
     def open(self) -> None:
@@ -76,8 +75,7 @@ class Conversation:
         self._settled.set()
 
     def close(self, but: Task | None = None) -> None:
-        """Take no more messages, and close the streams, that of the task `but` apart."""
-        self._is_over = True
+        """Close the streams, that of the task `but` apart; who waits to begin never does."""
         self._settled.set()
         for call in self._calls.in_flight:
             call.cancel(but, silently=True)
@@ -91,8 +89,6 @@ class Conversation:
                     await self.client.room()
                 if number % IN_A_ROW == 0 or self._calls.is_full:
                     await asyncio.sleep(0)  # what need not wait ends, and others have their turn
-                if self._is_over:
-                    continue
                 if (refused := self._begin(raw)) is not None:
                     await refused[0].fail(refused[1])
         except ConnectionClosed:
