@@ -14,6 +14,8 @@ from time import perf_counter
 
 import pytest
 from conftest import Kernel
+from nestling.application import create
+from nestling.gateway import websocket_gateway
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK
@@ -24,6 +26,7 @@ from workbench import kernel
 async def nothing_left_running() -> AsyncIterator[None]:
     yield
     await kernel.stop_all(grace=0)
+    assert not kernel._turns
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -276,6 +279,102 @@ async def test_a_handler_may_stop_its_own_server():
             await client.recv()
     await asyncio.sleep(1.5)
     assert kernel.status() == "nothing is running"
+
+
+async def test_a_handler_may_stop_everything():
+    async def last_order(connection: ServerConnection) -> None:
+        await connection.recv()
+        await kernel.stop_all(grace=0.1)
+        finished.set()
+
+    finished = asyncio.Event()
+    await kernel.start("kitchen", echo)
+    server = await kernel.start("bar", last_order)
+    async with asyncio.timeout(10), connect(server.url) as client:
+        await client.send("close, please")
+        await finished.wait()
+    assert kernel.status() == "nothing is running"
+
+
+# Two at once
+
+
+async def refuses(server: kernel.Server) -> bool:
+    try:
+        await ask(server.url, "hello")
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+async def test_of_two_starts_at_once_the_second_replaces_the_first():
+    first, second = await asyncio.gather(kernel.start("it", echo), kernel.start("it", shout))
+    assert await refuses(first)
+    assert await ask(second.url, "hello") == "HELLO"
+    await kernel.stop_all()
+    assert await refuses(second)
+
+
+async def test_two_tasks_at_once_in_the_place_of_a_server_with_a_client():
+    server = await kernel.start("it", deaf)
+    async with connect(server.url):
+        first, second = await asyncio.gather(
+            kernel.background("it", asyncio.sleep(60)), kernel.background("it", asyncio.sleep(60))
+        )
+    await kernel.stop_all()
+    assert [repr(task) for task in (first, second)] == ["it: a task, ended"] * 2
+
+
+@pytest.mark.parametrize("turns", range(1, 7))
+async def test_a_server_that_is_starting_is_stopped_with_all(turns):
+    starting = asyncio.create_task(kernel.start("it", echo))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await kernel.stop_all()
+    assert kernel.status() == "nothing is running"
+    assert await refuses(await starting)
+
+
+async def test_a_handler_that_stops_its_server_while_it_is_being_stopped_may_finish():
+    async def tidy(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+        await kernel.stop("tidy")
+        finished.set()
+
+    finished = asyncio.Event()
+    server = await kernel.start("tidy", tidy)
+    async with connect(server.url) as client:
+        await (await client.ping())
+        async with asyncio.timeout(10):
+            await kernel.stop("tidy", grace=60)
+    assert finished.is_set()
+
+
+async def test_a_handler_that_starts_its_own_name_anew_while_it_is_being_stopped():
+    async def stubborn(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+        await kernel.start("stubborn", echo)
+
+    server = await kernel.start("stubborn", stubborn)
+    async with connect(server.url) as client:
+        await (await client.ping())
+        async with asyncio.timeout(10):
+            await kernel.stop("stubborn", grace=60)
+    assert kernel.status() == "nothing is running"
+    assert [type(error) for error in server.errors] == [RuntimeError]
+
+
+async def test_a_hook_that_stops_its_own_name_does_not_hold_up_the_start():
+    @websocket_gateway()
+    class Hasty:
+        async def after_init(self, server: object) -> None:
+            await kernel.stop("hasty")
+            await kernel.stop_all()
+
+    async with asyncio.timeout(5):
+        server = await kernel.start("hasty", create(Hasty()))
+        await kernel.stop("hasty")
+    assert await refuses(server)
 
 
 # Errors and records

@@ -21,8 +21,10 @@ import os
 import signal
 import urllib.request
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
+from weakref import WeakValueDictionary
 
 from nestling.application import Application
 from websockets.asyncio.server import ServerConnection, serve
@@ -120,7 +122,7 @@ class Background:
     def __init__(self, name: str, coroutine: Coroutine[Any, Any, Any]) -> None:
         self.name = name
         self.errors: list[BaseException] = []
-        self._task = _in_no_cell(coroutine)
+        self._task = _in_no_cell(name, coroutine)
         self._task.add_done_callback(self._keep_error)
 
     def __repr__(self) -> str:
@@ -163,8 +165,13 @@ class Records(logging.Handler):
         raise TimeoutError(f"no line with {text!r} in {timeout:g} s; logged: {self!r}")
 
 
-# What runs, by name. Kept when this module is reloaded.
+# What runs, by name; the locks of the names that are being started or stopped; and the
+# name that the code at hand runs under. Kept when this module is reloaded.
 _running: dict[str, Server | Background] = globals().get("_running", {})
+_turns: WeakValueDictionary[str, asyncio.Lock] = globals().get("_turns", WeakValueDictionary())
+_own_name: contextvars.ContextVar[str | None] = globals().get(
+    "_own_name", contextvars.ContextVar("own_name", default=None)
+)
 
 # Where the library reports that a handler raised. Nobody listens: it would print
 # the traceback into the cell that started the server. Server.errors has the error.
@@ -180,8 +187,9 @@ async def start(
     with each connection, or is an application of gateways; `port` 0 takes any free
     port, and `options` go to `websockets.asyncio.server.serve`.
 
-    Raises PortError if the port cannot be had, ValueError if it is no port number
-    and TypeError if `handler` cannot be called; the last two stop nothing.
+    Raises PortError if the port cannot be had, ValueError if it is no port number,
+    TypeError if `handler` cannot be called, and RuntimeError if what runs under `name`
+    asks for this while it is being stopped itself; the last three stop nothing.
     """
     is_application = isinstance(handler, Application)
     if not is_application and not callable(handler):
@@ -191,29 +199,32 @@ async def start(
         )
     if type(port) is not int or not 0 <= port <= 65535:
         raise ValueError(f"a port is an integer from 0 (any free one) to 65535, not {port!r}")
-    await stop(name)
     server = ServedApplication(name, handler) if is_application else Server(name, handler)
-    try:
-        await _in_no_cell(server._listen(port, {"logger": _unheard} | options))
-    except OSError as error:
-        raise _explained(error, getattr(error, "port", port)) from None
-    _running[name] = server
+    async with _turn(name):
+        await _stop(name)
+        try:
+            await _in_no_cell(name, server._listen(port, {"logger": _unheard} | options))
+        except OSError as error:
+            raise _explained(error, getattr(error, "port", port)) from None
+        _running[name] = server
     return server
 
 
 async def background(name: str, coroutine: Coroutine[Any, Any, Any]) -> Background:
     """Run a coroutine as a task that outlives the cell, and keep its error.
 
-    A server or task that runs under `name` is stopped first.
+    A server or task that runs under `name` is stopped first. Raises TypeError for what is
+    no coroutine, and RuntimeError as `start` does.
     """
     if not inspect.iscoroutine(coroutine):
         raise TypeError(
             f"background() takes a coroutine, not {type(coroutine).__name__}: "
             f"background({name!r}, tick()), with the function called"
         )
-    await stop(name)
-    _running[name] = Background(name, coroutine)
-    return _running[name]
+    async with _turn(name):
+        await _stop(name)
+        _running[name] = task = Background(name, coroutine)
+    return task
 
 
 async def stop(name: str, grace: float = 1.0) -> None:
@@ -222,15 +233,20 @@ async def stop(name: str, grace: float = 1.0) -> None:
     A server takes no more clients and closes its connections with code 1001. After
     `grace` seconds, connections whose client has not answered the close are cut and
     handlers that have not returned are cancelled. A task is cancelled at once.
+
+    What is being started or stopped already is waited for, unless it is what asks.
     """
-    if runner := _running.get(name):
-        await runner._stop(grace)
-        _running.pop(name, None)
+    if not _is_reentrant(name):
+        async with _turn(name):
+            await _stop(name, grace)
 
 
 async def stop_all(grace: float = 1.0) -> None:
     """Stop everything that was started here, side by side; see `stop`."""
-    await asyncio.gather(*(stop(name, grace) for name in list(_running)))
+    names, own = {*_running, *_turns}, _own_name.get()
+    await asyncio.gather(*(stop(name, grace) for name in names - {own}))
+    if own in names:  # In this very task, which would be cancelled by any other.
+        await stop(own, grace)
 
 
 def status() -> str:
@@ -254,13 +270,42 @@ def records(logger: str) -> Records:
     return kept
 
 
-def _in_no_cell(coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task whose prints go to the cell that is running at that moment.
+@asynccontextmanager
+async def _turn(name: str) -> AsyncIterator[None]:
+    """Wait until nobody else starts or stops this name, and let nobody until the block ends."""
+    if _is_reentrant(name):
+        raise RuntimeError(f"{name!r} is being started or stopped, and waits for what asks here")
+    # A lock is forgotten with the last block that holds it or waits for it.
+    async with _turns.setdefault(name, asyncio.Lock()):
+        yield
+
+
+def _is_reentrant(name: str) -> bool:
+    """Whether the code at hand runs under a name that is being started or stopped.
+
+    Whoever does that may be waiting for this code, so it must not wait for them.
+    """
+    turn = _turns.get(name)
+    return turn is not None and turn.locked() and _own_name.get() == name
+
+
+async def _stop(name: str, grace: float = 1.0) -> None:
+    """What `stop` does once it is its turn."""
+    if runner := _running.get(name):
+        await runner._stop(grace)
+        del _running[name]
+
+
+def _in_no_cell(name: str, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    """A task under a name, whose prints go to the cell that is running at that moment.
 
     ipykernel finds the cell through a context variable, which a task inherits
-    from the cell that created it; so this one inherits nothing.
+    from the cell that created it; so this one inherits nothing. The tasks that
+    it creates, such as those of a server's handlers, inherit the name.
     """
-    return asyncio.get_running_loop().create_task(coroutine, context=contextvars.Context())
+    context = contextvars.Context()
+    context.run(_own_name.set, name)
+    return asyncio.get_running_loop().create_task(coroutine, context=context)
 
 
 async def _cancel(name: str, tasks: set[asyncio.Task[Any]]) -> None:
