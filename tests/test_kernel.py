@@ -8,13 +8,14 @@ import importlib
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from time import perf_counter
 
 import pytest
 from conftest import Kernel
-from nestling.application import create
+from nestling.application import Application, create
 from nestling.gateway import websocket_gateway
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
@@ -403,6 +404,15 @@ async def test_a_client_that_leaves_is_no_error():
     assert await ask(server.url, "hello") == "hello"
     await kernel.stop("once")
     assert server.errors == []
+
+
+async def test_the_errors_of_an_application_are_those_that_it_keeps():
+    app = Application([], parse=str)
+    app.errors = deque([KeyError("poll")], maxlen=2)
+    server = await kernel.start("app", app)
+    app.errors += [ValueError("two"), LookupError("three")]
+    assert [str(error) for error in server.errors] == ["two", "three"]
+    assert kernel.status() == ("app: an application\n    ValueError: two\n    LookupError: three")
 
 
 async def test_what_ends_a_background_task_is_kept():

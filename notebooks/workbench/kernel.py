@@ -51,13 +51,17 @@ class Server:
     def __init__(self, name: str, handler: Handler) -> None:
         self.name = name
         self.port = 0
-        self.errors: list[BaseException] = []
+        self._errors: list[BaseException] = []
         self._handler = handler
         self._handling: set[asyncio.Task[Any]] = set()
 
     @property
     def url(self) -> str:
         return f"ws://{HOST}:{self.port}"
+
+    @property
+    def errors(self) -> list[BaseException]:
+        return self._errors
 
     def __repr__(self) -> str:
         return f"{self.name}: a server"
@@ -74,7 +78,7 @@ class Server:
         except ConnectionClosedOK:
             raise
         except Exception as error:
-            self.errors.append(error)
+            self._errors.append(error)
             raise
         finally:
             self._handling.discard(task)
@@ -94,12 +98,17 @@ class Server:
 class ServedApplication(Server):
     """The same for an application of gateways.
 
-    port: the application's own; `app.ports` has those of gateways with their own, too
+    port:   the application's own; `app.ports` has those of gateways with their own, too
+    errors: what its gateways' handlers and hooks raised, as far as `app.errors` keeps it
     """
 
     def __init__(self, name: str, app: Application) -> None:
         super().__init__(name, app)
         self._app = app
+
+    @property
+    def errors(self) -> list[BaseException]:
+        return list(self._app.errors)
 
     def __repr__(self) -> str:
         return f"{self.name}: an application"
