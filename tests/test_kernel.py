@@ -297,6 +297,21 @@ async def test_a_handler_may_stop_everything():
     assert kernel.status() == "nothing is running"
 
 
+@pytest.mark.parametrize("deaf_to", [1, 2])
+async def test_what_catches_a_cancellation_or_two_is_cancelled_again(recwarn, deaf_to):
+    async def hard_of_hearing() -> None:
+        for _ in range(deaf_to):
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    task = await kernel.background("task", hard_of_hearing())
+    await asyncio.sleep(0)
+    await kernel.stop("task")
+    assert repr(task) == "task: a task, ended"
+    assert not recwarn.list
+
+
 # Two at once
 
 
@@ -457,6 +472,13 @@ async def test_records_can_be_awaited_before_and_after_they_are_written():
     assert await waiting == "second, from a thread"
     assert await records.until("first") == "first 1"
     assert repr(records) == "first 1\nsecond, from a thread"
+
+
+async def test_records_are_kept_from_the_loggers_above(caplog):
+    records = kernel.records("test.above.below")
+    logging.getLogger("test.above.below").warning("for the cell that asked")
+    assert records.lines == ["for the cell that asked"]
+    assert caplog.records == []
 
 
 async def test_a_record_that_does_not_come_says_what_did():
