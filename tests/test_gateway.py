@@ -12,8 +12,9 @@ import json
 import logging
 import os
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from contextvars import ContextVar
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,7 +60,12 @@ from nestling.conversation import HELD, IN_A_ROW, IN_FLIGHT
 from nestling.envelope import parse
 from nestling.events import EventsGateway
 from nestling.frames import Frame, Opcode, encode, new_mask
-from nestling.gateway import WsException, subscribe_message, websocket_gateway
+from nestling.gateway import (
+    GatewayServer,
+    WsException,
+    subscribe_message,
+    websocket_gateway,
+)
 from nestling.poll import PollGateway
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -966,6 +972,43 @@ async def test_send_text_sends_what_is_serialised_already():
     async with serving(asking(ask)) as app, talk(app) as client:
         await client.say("ask")
         assert await client.text() == '{"a" : 1}'
+
+
+class Still:
+    """A connection on which nothing happens."""
+
+    request = SimpleNamespace(path="/", headers={})
+    close_code = None
+
+    async def recv(self) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("hook", ["ended", "waiting"])
+async def test_a_client_that_is_dropped_while_it_is_open_was_lost(hook):
+    """Who serves it may be cancelled before anybody knows how its connection ends."""
+    codes = []
+
+    @websocket_gateway()
+    class Door:
+        async def handle_connection(self, client, request):
+            if hook == "waiting":
+                await asyncio.Event().wait()
+
+        def handle_disconnect(self, client, code):
+            codes.append(code)
+
+    server = GatewayServer("/", [Door()], parse, deque())
+    before = asyncio.all_tasks()
+    serving = asyncio.create_task(server.serve(Still()))
+    await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.wait([serving])
+    assert codes == ([1006] if hook == "ended" else [])
+    assert server.clients == frozenset()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 # What ends a Nest process
