@@ -33,9 +33,9 @@ from gateways import (
     talk,
 )
 from nestling import transport
-from nestling.application import MAX_SIZE, PortError, create
+from nestling.application import ERRORS, MAX_SIZE, PortError, create
 from nestling.frames import CloseCode, Frame, Opcode, close_payload, encode, new_mask
-from nestling.gateway import WsException, websocket_gateway
+from nestling.gateway import WsException, subscribe_message, websocket_gateway
 from nestling.handshake import accept_key
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
@@ -895,6 +895,39 @@ async def test_an_application_in_the_kernel(empty_kernel):
     assert kernel.status() == "nothing is running"
     assert app.ports == []
     assert not await is_open(server.port)
+
+
+async def test_the_kernel_shows_what_handlers_and_hooks_have_raised_by_mistake(empty_kernel):
+    class Bad(Echo):
+        def handle_disconnect(self, client, code):
+            raise LookupError("in a hook")
+
+        @subscribe_message("ask")
+        def ask(self, client, data):
+            raise WsException("meant") if data else ValueError("in a handler")
+
+    app = create(Bad())
+    server = await kernel.start("app", app)
+    async with asyncio.timeout(TIMEOUT), connect(server.url) as client:
+        for data in 1, 0:
+            await client.send(f'{{"event":"ask","data":{data}}}')
+            await client.recv()
+    await until(lambda: len(app.errors) == 2)
+    assert kernel.status().splitlines()[1:] == [
+        "    ValueError: in a handler",
+        "    LookupError: in a hook",
+    ]
+
+
+async def test_only_the_last_errors_are_kept():
+    def ask(self, client, data):
+        raise ValueError(data)
+
+    async with serving(asking(ask)) as app, talk(app) as client:
+        for number in range(ERRORS + 5):
+            await client.say("ask", number)
+            await client.hear()
+        assert [error.args[0] for error in app.errors] == list(range(5, ERRORS + 5))
 
 
 async def test_the_same_name_replaces_an_application(empty_kernel):
