@@ -342,6 +342,14 @@ async def test_nest_06_a_path_and_a_port_of_its_own():
             assert (status, "this port: /b\n" in body) == (404, True)
 
 
+async def test_a_gateway_with_a_port_of_its_own_listens_at_its_path_only():
+    """In Nest, one that names no path listens at all of them."""
+    async with serving(named("a", port=0)) as app:
+        assert await names(app, "/", port=1) == ["a"]
+        async with raw(app.ports[1]) as client:
+            assert (await client.ask(request("/other")))[0] == 404
+
+
 @pytest.mark.parametrize("port", [None, "fixed"])
 async def test_nest_17_one_server_for_equal_port_and_path(port):
     port = free_port() if port else None

@@ -34,8 +34,11 @@ from nestling.handshake import (
     check_request,
     check_response,
     new_key,
+    origin_form,
     parse_request,
     parse_response,
+    parse_subprotocols,
+    path_of,
     refuse,
 )
 from websockets.asyncio.client import connect
@@ -812,3 +815,70 @@ def test_a_request_with_a_body_is_refused(field):
     with pytest.raises(Refusal, match="a request with a body") as caught:
         check_request(parsed[0])
     assert caught.value.status == 400
+
+
+# What a client offers, and where it wants to go
+
+OFFERS = {
+    "one": (["chat"], ["chat"]),
+    "a list": (["chat, superchat ,\tnews"], ["chat", "superchat", "news"]),
+    "over two fields": (["a, b", "c"], ["a", "b", "c"]),
+    "every character of a token": (["!#$%&'*+-.^_`|~09azAZ"], ["!#$%&'*+-.^_`|~09azAZ"]),
+    "empty": ([""], None),
+    "an empty item": (["a,,b"], None),
+    "a comma at the end": (["a,"], None),
+    "twice": (["a, a"], None),
+    "twice, over two fields": (["a", "a"], None),
+    "a character of Latin-1": (["\x85"], None),
+    "a space inside": (["a b"], None),
+    "a quoted string": (['"a"'], None),
+}
+
+
+@pytest.mark.parametrize("fields, offered", OFFERS.values(), ids=OFFERS)
+def test_what_passes_as_an_offer_can_be_accepted(fields, offered):
+    """And nothing else passes: no value from the network makes `accept` raise."""
+    head = request_head(Sec_WebSocket_Protocol=fields)
+    request, _ = parse_request(head)
+    if offered is None:
+        with pytest.raises(Refusal) as caught:
+            check_request(request)
+        assert caught.value.status == 400
+    else:
+        check_request(request)
+        assert parse_subprotocols(fields) == offered
+        for subprotocol in offered:
+            assert f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() in accept(
+                request, subprotocol
+            )
+
+
+def request_head(**fields: list[str]) -> bytes:
+    lines = [("Host", "h"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
+    lines += [("Sec-WebSocket-Key", KEY), ("Sec-WebSocket-Version", "13")]
+    for name, values in fields.items():
+        lines += [(name.replace("_", "-"), value) for value in values]
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+    return f"GET / HTTP/1.1\r\n{head}\r\n".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    "target, origin, path",
+    [
+        ("/", "/", "/"),
+        ("/poll?a=1", "/poll?a=1", "/poll"),
+        ("/?/poll", "/?/poll", "/"),
+        ("http://host/poll?a", "/poll?a", "/poll"),
+        ("HTTPS://host:80", "/", "/"),
+        ("http://host?a", "/?a", "/"),
+        ("//poll", "//poll", "//poll"),
+        ("/a/../poll", "/a/../poll", "/a/../poll"),
+        ("/%70oll", "/%70oll", "/%70oll"),
+    ],
+)
+def test_one_function_says_what_the_path_is(target, origin, path):
+    assert (origin_form(target), path_of(target)) == (origin, path)
+    [head, rest] = request_head().split(b" / ", 1)
+    request, _ = parse_request(head + f" {target} ".encode() + rest)
+    assert request.path == origin
+    check_request(request, paths={path})
