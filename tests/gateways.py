@@ -548,6 +548,11 @@ class Raw:
         assert frame.opcode is Opcode.CLOSE, frame
         return parse_close(frame.payload)
 
+    async def read_all(self, pause: float = 0) -> None:
+        """Read until the end, and throw it away; with a pause after every 64 KiB."""
+        while await self._reader.read(2**16):
+            await asyncio.sleep(pause)
+
     async def end(self) -> None:
         """Wait until the server ends the TCP connection, with no frame before, and do so, too."""
         async with asyncio.timeout(TIMEOUT):

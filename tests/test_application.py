@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import inspect
 import itertools
 import socket
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -182,6 +184,17 @@ async def test_no_deflate_unless_it_is_turned_on(options, extension):
 async def test_the_origin_is_not_checked(origin):
     async with serving(Echo()) as app, raw(app.ports[0]) as client:
         assert (await client.ask(request(Origin=origin)))[0] == 101
+
+
+async def test_a_hook_sees_the_path_of_an_absolute_target():
+    async def handle_connection(self, client, request):
+        await client.send(request.path)
+
+    gateway = named("a", path="/x")
+    type(gateway).handle_connection = handle_connection
+    async with serving(gateway) as app, raw(app.ports[0]) as client:
+        assert (await client.ask(request("http://host/x?y=z")))[0] == 101
+        assert (await client.frame()).payload == b'"/x?y=z"'
 
 
 async def test_a_gateway_reads_cookies_and_origin_from_the_request():
@@ -1274,6 +1287,30 @@ async def test_contract_a_port_that_is_taken_is_an_oserror(serve, taken):
     assert caught.value.errno == errno.EADDRINUSE
 
 
+async def test_contract_who_does_not_read_is_not_read_from_until_it_does(serve):
+    received = []
+
+    async def handler(connection):
+        assert await connection.recv() == "go"
+        sending = asyncio.create_task(connection.send("x" * (16 * 2**20)))
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                received.append(await connection.recv())
+        await asyncio.gather(sending, return_exceptions=True)
+
+    message = encode(Frame(Opcode.TEXT, b"{}", mask=new_mask()))
+    async with listening(serve, handler, close_timeout=0.3) as (_, port), raw(port) as client:
+        await client.opened()
+        client.send(Opcode.TEXT, b"go")
+        client.writer.write(message * 10_000)
+        await asyncio.sleep(0.5)
+        assert len(received) < 2_000
+        reading = asyncio.create_task(client.read_all())
+        await until(lambda: len(received) == 10_000)
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
 async def test_contract_who_does_not_read_is_not_read_from(serve):
     """Not even its pings, whose answers would pile up."""
 
@@ -1296,6 +1333,49 @@ async def test_contract_who_does_not_read_is_not_read_from(serve):
         assert transport.UNREAD / 2 < max(unread) < transport.UNREAD + 2**16
         for _ in range(10_000):
             assert (await client.frame()).opcode is Opcode.PONG
+
+
+async def test_contract_what_a_handler_does_not_take_is_not_read(serve):
+    """Not even when what it sends is read, again and again."""
+    taken = asyncio.Event()
+
+    async def handler(connection):
+        with contextlib.suppress(ConnectionClosed):
+            while not taken.is_set():
+                await connection.send(ITEM)
+                await asyncio.sleep(0.001)
+
+    message, sent = encode(Frame(Opcode.TEXT, bytes(1000), mask=new_mask())), 0
+    async with listening(serve, handler, close_timeout=0.3) as (_, port), raw(port) as client:
+        await client.opened()
+        reading = asyncio.create_task(client.read_all(pause=0.005))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while sent < 40_000:
+                    client.writer.write(message)
+                    await client.writer.drain()
+                    sent += 1
+        assert sent < 20_000
+        taken.set()
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+async def test_contract_a_connection_that_has_ended_is_forgotten_at_once(serve):
+    seen = []
+
+    async def handler(connection):
+        seen.extend([weakref.ref(connection), weakref.ref(connection.transport)])
+        with contextlib.suppress(ConnectionClosed):
+            await connection.recv()
+
+    async with listening(serve, handler) as (_, port):
+        async with raw(port) as client:
+            await client.opened()
+            client.send(Opcode.CLOSE, close_payload(1000))
+            await client.closed()
+            await client.end()
+        await until(lambda: gc.collect() >= 0 and not any(each() for each in seen), 3)
 
 
 async def test_contract_what_is_sent_at_once_is_taken_in_with_pauses(serve):

@@ -179,10 +179,6 @@ class Attacker(Raw):
         reading.cancel()
         await asyncio.wait([reading])
 
-    async def read_all(self) -> None:
-        while await self._reader.read(2**16):
-            pass
-
     async def is_cut(self) -> None:
         """The server ends the connection, whatever it says before."""
         with contextlib.suppress(ConnectionError):
