@@ -1,169 +1,410 @@
-"""workbench.drawings: that a figure says what it was drawn from."""
+"""workbench.drawings: what stands where in the figures, in which colour and with which mark."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import combinations
+
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 from nestling.frames import Frame, Opcode, encode
-from nestling.handshake import build_request
-from workbench import drawings, trace
-from workbench.relay import Tap
+from nestling.handshake import Headers, Request, Response
+from workbench import drawings
+from workbench.drawings import CONTROL, DATA, HTTP, LENGTH, LOOP, MASK, OWN, TROUBLE
+from workbench.trace import Body, Content, End, Item, Trace, Undecoded
 
-REQUEST = build_request("127.0.0.1", key="dGhlIHNhbXBsZSBub25jZQ==")
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+Draw = Callable[..., Axes]
+
+GET = Request("GET", "/", Headers())
+OK = Response(200, "OK", Headers())
+TEXT = Frame(Opcode.TEXT, b"text")
+PING = Frame(Opcode.PING)
 HELLO = encode(Frame(Opcode.TEXT, b"Hello", mask=b"abcd"))
-WORLD = encode(Frame(Opcode.TEXT, b"World"))
-PING = encode(Frame(Opcode.PING, b"", mask=b"abcd"))
-PONG = encode(Frame(Opcode.PONG))
+
+COLOURS = [
+    (GET, HTTP),
+    (OK, HTTP),
+    (Body(b"page"), HTTP),
+    (TEXT, DATA),
+    (Frame(Opcode.BINARY, b"\x00"), DATA),
+    (PING, CONTROL),
+    (Frame(Opcode.CLOSE), CONTROL),
+    (Undecoded("incomplete"), TROUBLE),
+    (End(), LOOP),
+]
 
 
-@pytest.fixture(autouse=True)
-def figures(monkeypatch):
-    """A drawing gives its figure instead of the picture of it."""
-    monkeypatch.setattr(drawings, "Picture", lambda figure, alt: figure)
+@pytest.fixture
+def draw(monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """Calls a function of drawings, and gives the axes of its figure before it is a picture."""
+    monkeypatch.setattr(drawings, "Picture", lambda figure, alt: figure.axes[0])
+    return lambda function, *arguments, **options: function(*arguments, **options)
 
 
-def conversation(connection: int = 1, begin: float = 10.0) -> trace.Trace:
-    """A handshake, a text each way, a ping and its pong, half a second apart."""
-    sent = [
-        ("client", REQUEST),
-        ("server", SWITCHING),
-        ("client", HELLO),
-        ("server", WORLD),
-        ("client", PING),
-        ("server", PONG),
-    ]
-    return trace.decode(
-        Tap(connection, sender, begin + number / 2, data)
-        for number, (sender, data) in enumerate(sent)
-    )
+def item(sender: str, content: Content, sent: float = 0.0, connection: int = 1) -> Item:
+    return Item(connection, sender, sent, b"", content)
 
 
-KINDS = [drawings.HTTP, drawings.HTTP, drawings.DATA, drawings.DATA, drawings.CONTROL]
-KINDS.append(drawings.CONTROL)
+def place(axes: Axes, text: str) -> tuple[float, float]:
+    """Where a text stands."""
+    [found] = [each for each in axes.texts if each.get_text() == text]
+    return found.get_position()
 
 
-def test_each_kind_has_a_colour_of_its_own():
-    colours = [getattr(drawings, name) for name in ("LOOP", "HTTP", "DATA", "CONTROL", "LENGTH")]
-    colours += [drawings.MASK, drawings.TROUBLE]
-    assert len(set(colours)) == 7
+def arrows(axes: Axes) -> list[Annotation]:
+    return [each for each in axes.texts if isinstance(each, Annotation)]
 
 
-def test_an_arrow_of_a_sequence_goes_from_its_sender_and_has_the_colour_of_its_kind():
-    [axes] = drawings.sequence(conversation(), "All").axes
-    arrows = [text for text in axes.texts if getattr(text, "arrow_patch", None)]
-    assert [arrow.xyann[0] for arrow in arrows] == [0, 1] * 3
-    assert [arrow.xy[0] for arrow in arrows] == [1, 0] * 3
-    assert all(arrow.xy[1] > arrow.xyann[1] for arrow in arrows)
-    heights = [arrow.xyann[1] for arrow in arrows]
-    assert heights == sorted(heights)
-    colours = [to_hex(arrow.arrow_patch.get_edgecolor()).upper() for arrow in arrows]
-    assert colours == KINDS
-    heads = [arrow.arrowprops["arrowstyle"] for arrow in arrows]
-    assert heads == ["-|>"] * 6
-    names = {text.get_text(): text.get_position()[0] for text in axes.texts}
-    assert (names["client"], names["server"]) == (0, 1)
+# Pictures
 
 
-def marks(axes, *markers):
-    lines = [line for line in axes.lines if line.get_marker() in markers]
-    return [(line.get_marker(), line.get_color(), *line.get_xydata().tolist()) for line in lines]
+def test_pictures_are_small_pngs_that_say_in_words_what_they_show():
+    sequence = drawings.sequence(Trace([item("client", GET), item("server", OK)]), "All")
+    frame = drawings.frame(HELLO, "A frame")
+    for picture in (sequence, frame):
+        assert picture.png.startswith(b"\x89PNG")
+        assert len(picture.png) < 100_000
+        data, metadata = picture._repr_mimebundle_()
+        assert data["text/plain"] == metadata["image/png"]["alt"] == picture.alt
+    assert sequence.alt == "All. In this order, client: GET /; server: 200 OK."
+    assert frame.alt == "A frame: TEXT, masked, a header of 6 bytes and a payload of 5."
 
 
-def test_a_timeline_has_a_mark_for_each_item_when_it_was_sent():
-    [axes] = drawings.timeline(conversation(), "All").axes
-    assert marks(axes, "<", ">") == [
-        (">" if row % 2 == 0 else "<", KINDS[row], [row / 2, row]) for row in range(6)
-    ]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["client", "server"] * 3
+def test_the_colours_are_those_that_the_colour_blind_can_tell_apart():
+    """Okabe and Ito's, each with its meaning; chapter 01 calls the arrows of a goodbye green."""
+    assert HTTP == "#E69F00", "orange"
+    assert DATA == "#0072B2", "blue"
+    assert CONTROL == "#009E73", "bluish green"
+    assert LENGTH == "#F0E442", "yellow"
+    assert MASK == "#CC79A7", "reddish purple"
+    assert TROUBLE == "#D55E00", "vermilion"
+    assert OWN == "#56B4E9", "sky blue"
+    assert len(set(to_rgb(LOOP))) == 1, "a grey"
 
 
-def test_lanes_have_the_clients_triangles_and_the_servers_dots():
-    both = trace.Trace([*conversation(1), *conversation(2, begin=10.25)])
-    [axes] = drawings.lanes(both, "Two").axes
-    found = {(m, c): points for m, c, *points in marks(axes, ">", "o")}
-    assert found[">", drawings.DATA] == [[1.0, 1], [1.25, 2]]
-    assert found["o", drawings.DATA] == [[1.5, 1], [1.75, 2]]
-    assert found[">", drawings.HTTP] == [[0.0, 1], [0.25, 2]]
-    assert found["o", drawings.CONTROL] == [[2.5, 1], [2.75, 2]]
+@pytest.mark.parametrize("colour", [HTTP, DATA, CONTROL, TROUBLE, LOOP])
+def test_labels_are_dark_enough_to_be_read_on_white(colour):
+    def luminance(rgb: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    dark = drawings._dark(colour)
+    assert 1.05 / (luminance(dark) + 0.05) >= 4.5
+    brightest = max(to_rgb(colour))
+    same_hue = [part * max(dark) / brightest for part in to_rgb(colour)]
+    assert dark == pytest.approx(same_hue)
 
 
-def test_a_gap_is_shaded_from_its_beginning_to_its_end_and_its_length_is_written():
-    rows = {"steady": [0, 0.1, 0.2, 0.3], "stopped": [0, 0.1, 0.9, 1.0]}
-    [axes] = drawings.ticks(rows, "Ticks").axes
+# Ticks
+
+
+def test_a_gap_is_shaded_from_the_stroke_before_it_to_the_one_after(draw):
+    rows = {"calm": [0.0, 0.1, 0.29], "held up": [0.0, 0.1, 0.6, 0.7]}
+    axes = draw(drawings.ticks, rows, "Ticks")
+    for height, (strokes, stamps) in enumerate(zip(axes.collections, rows.values(), strict=True)):
+        assert [x for [(x, _), _] in strokes.get_segments()] == stamps
+        assert {(low + high) / 2 for [(_, low), (_, high)] in strokes.get_segments()} == {height}
     [gap] = axes.patches
-    assert (gap.get_x(), gap.get_width()) == pytest.approx((0.1, 0.8))
-    assert gap.get_y() < 1 < gap.get_y() + gap.get_height()
-    assert [text.get_text() for text in axes.texts] == ["nothing for 0.80 s"]
-    strokes = [collection.get_segments() for collection in axes.collections]
-    assert [[segment[0][0] for segment in row] for row in strokes] == list(rows.values())
-    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first row is on top"
+    assert (gap.get_x(), gap.get_width()) == pytest.approx((0.1, 0.5))
+    assert gap.get_y() + gap.get_height() / 2 == pytest.approx(1)
+    assert to_rgb(gap.get_facecolor()) == to_rgb(TROUBLE)
+    assert place(axes, "nothing for 0.50 s") == pytest.approx((0.35, 1))
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(rows)
+    assert axes.yaxis_inverted(), "the first row is at the top"
 
 
-def test_waits_are_bars_from_the_question_to_the_answer():
+@pytest.mark.parametrize(("pause", "gaps"), [(0.19, 0), (0.21, 1)])
+def test_a_gap_is_more_than_a_fifth_of_a_second(draw, pause, gaps):
+    axes = draw(drawings.ticks, {"one": [0.0, pause]}, "Ticks")
+    assert len(axes.patches) == len(axes.texts) == gaps
+
+
+def test_the_longest_gap_is_found_wherever_it_is():
+    assert drawings.longest_gap([0, 3, 4, 5]) == (0, 3)
+    assert drawings.longest_gap([0, 1, 4, 5]) == (1, 4)
+    assert drawings.longest_gap([0, 1, 2, 5]) == (2, 5)
+
+
+def test_ticks_need_two_stamps():
+    with pytest.raises(ValueError, match="here are 1"):
+        drawings.ticks({"one": [0.5]}, "One tick")
+
+
+# Sequences
+
+
+@pytest.mark.parametrize(("sender", "other"), [("client", "server"), ("server", "client")])
+def test_an_arrow_points_from_the_line_of_the_sender_to_that_of_the_other(draw, sender, other):
+    axes = draw(drawings.sequence, Trace([item(sender, TEXT)]), "All")
+    [arrow] = arrows(axes)
+    assert arrow.xyann[0] == place(axes, sender)[0]
+    assert arrow.xy[0] == place(axes, other)[0]
+    assert arrow.arrowprops["arrowstyle"] == "-|>", "the head is at the end"
+    lifelines = [x for [(x, _), _] in axes.collections[0].get_segments()]
+    assert lifelines == [place(axes, "client")[0], place(axes, "server")[0]] == [0, 1]
+
+
+def test_arrows_stand_in_the_order_of_the_items_at_equal_distances(draw):
+    items = [item("client", GET, 0.0), item("server", OK, 0.001), item("server", TEXT, 60.0)]
+    axes = draw(drawings.sequence, Trace(items), "All")
+    begins = [arrow.xyann[1] for arrow in arrows(axes)]
+    assert begins == [0, 1, 2]
+    assert axes.yaxis_inverted(), "time runs downwards"
+    assert all(arrow.xyann[1] < arrow.xy[1] < arrow.xyann[1] + 1 for arrow in arrows(axes))
+    labels = [place(axes, each.label) for each in items]
+    assert [x for x, _ in labels] == [0.5] * 3
+    assert [y for _, y in labels] == pytest.approx(begins, abs=0.1)
+
+
+@pytest.mark.parametrize(("content", "colour"), COLOURS)
+def test_a_colour_says_what_an_item_is_whoever_sent_it(draw, content, colour):
+    for sender in ("client", "server"):
+        items = Trace([item(sender, content)])
+        sequence = draw(drawings.sequence, items, "All")
+        assert arrows(sequence)[0].arrowprops["color"] == colour
+        timeline = draw(drawings.timeline, items, "All")
+        lanes = draw(drawings.lanes, items, "All")
+        assert timeline.lines[-1].get_color() == lanes.lines[-1].get_color() == colour
+        for axes in (sequence, timeline):
+            [label] = [each for each in axes.texts if each.get_text() == items[0].label]
+            assert label.get_color() == drawings._dark(colour)
+
+
+# Timelines and lanes
+
+
+def test_a_mark_stands_at_its_time_and_points_away_from_its_sender(draw):
+    items = Trace(
+        [item("client", TEXT, 10.0), item("server", TEXT, 10.5), item("server", PING, 12)]
+    )
+    axes = draw(drawings.timeline, items, "All")
+    tracks, marks = axes.lines[::2], axes.lines[1::2]
+    assert [mark.get_xdata()[0] for mark in marks] == [0.0, 0.5, 2.0]
+    assert [mark.get_ydata()[0] for mark in marks] == [0, 1, 2]
+    assert [mark.get_marker() for mark in marks] == [">", "<", "<"]
+    assert [list(track.get_xdata()) for track in tracks] == [[0, 0.0], [0, 0.5], [0, 2.0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["client", "server", "server"]
+    assert axes.yaxis_inverted(), "the first is at the top"
+    assert axes.get_xlim()[0] < 0 < 2 < axes.get_xlim()[1]
+
+
+def test_a_label_stands_beside_its_mark_where_there_is_room(draw):
+    items = Trace([item("client", TEXT, 0.0), item("client", PING, 1.0)])
+    axes = draw(drawings.timeline, items, "All")
+    early, late = axes.texts
+    assert early.xy == (0, 0) and early.get_ha() == "left" and early.xyann[0] > 0
+    assert late.xy == (1, 1) and late.get_ha() == "right" and late.xyann[0] < 0
+
+
+def test_a_lane_for_each_connection_with_triangles_of_the_client_and_dots_of_the_server(draw):
+    items = Trace(
+        [
+            item("client", TEXT, 5.0, connection=7),
+            item("server", TEXT, 5.2, connection=7),
+            item("server", TEXT, 4.0, connection=3),
+        ]
+    )
+    axes = draw(drawings.lanes, items, "All")
+    dots, triangles = sorted(axes.lines, key=lambda line: line.get_marker(), reverse=True)
+    assert (dots.get_marker(), triangles.get_marker()) == ("o", ">")
+    assert (dots.get_fillstyle(), triangles.get_fillstyle()) == ("full", "none")
+    assert dots.get_markersize() < triangles.get_markersize(), "a dot lies inside a triangle"
+    assert dots.get_xdata() == pytest.approx([1.2, 0.0])
+    assert list(dots.get_ydata()) == [2, 1]
+    assert (triangles.get_xdata()[0], triangles.get_ydata()[0]) == (1.0, 2)
+    assert axes.yaxis_inverted(), "the first is at the top"
+
+
+@pytest.mark.parametrize("function", [drawings.timeline, drawings.lanes])
+def test_of_nothing_there_is_no_picture(function):
+    with pytest.raises(ValueError, match="at least one item"):
+        function(Trace(), "Nothing")
+
+
+# Transports
+
+ARMS = ["short poll 1 s", "long poll", "SSE", "WebSocket", "carrier pigeons"]
+
+
+def test_each_transport_has_a_style_of_its_own_also_one_of_the_readers():
+    styles = [drawings._arm(name) for name in ARMS]
+    for (line, marker), (other_line, other_marker) in combinations(styles, 2):
+        assert line != other_line and marker != other_marker
+    assert [line["color"] for line, _ in styles] == [HTTP, HTTP, HTTP, DATA, OWN]
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_variant_differs_in_its_colour_alone(name):
+    (line, marker), (variant, same) = drawings._arm(name), drawings._arm(f"{name}, in the rain")
+    assert marker == same
+    assert line["linestyle"] == variant["linestyle"]
+    assert line["color"] != variant["color"]
+
+
+def test_a_law_and_its_measurement_have_the_same_colour_and_one_place_in_the_legend(draw):
+    law = {name: ([0, 1], [2, 3]) for name in ARMS}
+    measured = {name: ([0.5], [2.5]) for name in ARMS}
+    axes = draw(drawings.curves, law, measured | {"WebSocket, deflate": ([1], [1])}, "t", "x", "y")
+    lines, points = axes.lines[: len(ARMS)], axes.lines[len(ARMS) :]
+    for name, line, dot in zip(ARMS, lines, points, strict=False):
+        style, marker = drawings._arm(name)
+        assert (line.get_color(), line.get_linestyle()) == (style["color"], style["linestyle"])
+        assert (dot.get_color(), dot.get_marker(), dot.get_linestyle()) == (
+            style["color"], marker, "None",
+        )  # fmt: skip
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 1], [2, 3])
+        assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([0.5], [2.5])
+        assert dot.get_fillstyle() == ("none" if name == "long poll" else "full")
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == [*ARMS, "WebSocket, deflate"]
+
+
+def test_a_logarithmic_axis_is_labelled_where_something_was_measured(draw):
+    points = {"SSE": ([0.4, 4], [1, 1]), "WebSocket": ([4, 40], [100, 1])}
+    axes = draw(drawings.curves, {}, points, "t", "x", "y", xscale="log", yscale="log")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.4", "4", "40"]
+    assert list(axes.xaxis.get_minorticklocs()) == []
+    assert {"1", "10", "100"} <= {label.get_text() for label in axes.get_yticklabels()}
+
+
+def test_a_staircase_for_each_sample_and_the_law_in_black(draw):
+    samples = {"SSE": [0.3, 0.1, 0.2, 0.4], "by hand": [0.5]}
+    axes = draw(drawings.ecdf, samples, [([0.1, 0.4], [0, 1]), ([0.5, 0.5], [0, 1])], "t", "x")
+    sse, by_hand, *law = axes.lines
+    assert list(sse.get_xdata())[1:] == [0.1, 0.2, 0.3, 0.4]
+    assert list(sse.get_ydata()) == [0, 0.25, 0.5, 0.75, 1]
+    assert [line.get_color() for line in (sse, by_hand, *law)] == [HTTP, OWN, "black", "black"]
+    assert axes.get_xlim()[0] == 0
+    assert (sse.get_linestyle(), by_hand.get_linestyle()) == (":", "-.")
+    shown = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert shown == ["SSE", "by hand", "the law"]
+    with pytest.raises(ValueError, match="'SSE' has no values"):
+        drawings.ecdf({"SSE": []}, [], "t", "x")
+
+
+@pytest.mark.parametrize(
+    ("content", "marker", "colour", "fill"),
+    [
+        (GET, "|", HTTP, "full"),
+        (Body(b"[]"), "o", HTTP, "none"),
+        (Body(b""), "o", HTTP, "none"),
+        (Body(b'[{"id": 1}]'), "o", HTTP, "full"),
+        (TEXT, "o", DATA, "full"),
+        (Undecoded("not HTTP"), "P", OWN, "full"),
+    ],
+)
+def test_what_crossed_has_its_mark_in_the_lane_of_its_transport(
+    draw, content, marker, colour, fill
+):
+    traces = {"SSE": Trace(), "other": Trace([item("client", content, 10.5)])}
+    axes = draw(drawings.arms, traces, 10.0, 12.0, "All")
+    [mark] = axes.lines
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (0.5, 1)
+    assert (mark.get_marker(), mark.get_color(), mark.get_fillstyle()) == (marker, colour, fill)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["SSE", "other"]
+    assert axes.get_xlim() == (0, 2)
+
+
+@pytest.mark.parametrize("content", [OK, PING, End()])
+def test_what_carries_no_event_and_asks_for_none_has_no_mark(draw, content):
+    assert not draw(drawings.arms, {"x": Trace([item("server", content)])}, 0, 1, "All").lines
+
+
+def test_only_what_crossed_between_the_two_times_is_drawn(draw):
+    trace = Trace([item("server", TEXT, sent) for sent in (0.9, 1.0, 1.9, 2.0)])
+    axes = draw(drawings.arms, {"WebSocket": trace}, 1.0, 2.0, "All")
+    assert [mark.get_xdata()[0] for mark in axes.lines] == pytest.approx([0.0, 0.9])
+
+
+# Frames
+
+
+def boxes(axes: Axes, row: float) -> list[Rectangle]:
+    """The boxes of the upper row, 0, or the lower one, 1, from left to right."""
+    rows = sorted({box.get_y() for box in axes.patches})
+    found = [box for box in axes.patches if box.get_y() == rows[row]]
+    assert [box.get_x() for box in found] == list(range(len(found)))
+    return found
+
+
+def fields(axes: Axes, row: int) -> list[tuple[float, float, float]]:
+    return [to_rgb(box.get_facecolor()) for box in boxes(axes, row)]
+
+
+def texts(axes: Axes, row: int) -> str:
+    """What stands in the boxes of a row."""
+    middles = [(box.get_x() + 0.5, box.get_y() + 0.5) for box in boxes(axes, row)]
+    inside = {text.get_position(): text.get_text() for text in axes.texts}
+    return " ".join(inside[middle] for middle in middles)
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind", "header"),
+    [
+        (Frame(Opcode.TEXT, b"Hello", mask=b"abcd"), DATA, [LENGTH, *[MASK] * 4]),
+        (Frame(Opcode.BINARY, b"Hello"), DATA, [LENGTH]),
+        (Frame(Opcode.PING, b"Hello", mask=b"abcd"), CONTROL, [LENGTH, *[MASK] * 4]),
+        (Frame(Opcode.TEXT, bytes(300)), DATA, [LENGTH] * 3),
+    ],
+)
+def test_the_colours_of_a_frame_are_those_of_its_fields(draw, frame, kind, header):
+    axes = draw(drawings.frame, raw := encode(frame), "A frame")
+    bits = [*[kind] * 8, MASK, *[LENGTH] * 7]
+    assert fields(axes, 0) == [to_rgb(colour) for colour in bits]
+    drawn = raw[:16]
+    payload = [kind] * (len(drawn) - 1 - len(header))
+    assert fields(axes, 1) == [to_rgb(colour) for colour in [kind, *header, *payload]]
+    assert texts(axes, 0).replace(" ", "") == f"{raw[0]:08b}{raw[1]:08b}"
+    assert texts(axes, 1) == drawn.hex(" ")
+    strengths = [box.get_facecolor()[3] for box in boxes(axes, 1)]
+    assert min(strengths[: 1 + len(header)]) > max(strengths[1 + len(header) :])
+
+
+def test_the_names_of_the_fields_stand_above_their_bits(draw):
+    axes = draw(drawings.frame, HELLO, "A frame")
+    middles = [place(axes, name)[0] for name in ("FIN", "RSV", "opcode", "MASK", "length")]
+    assert middles == [0.5, 2.5, 6, 8.5, 12.5]
+    assert axes.yaxis_inverted()
+    assert place(axes, "FIN")[1] < boxes(axes, 0)[0].get_y() < boxes(axes, 1)[0].get_y()
+
+
+def test_the_payload_stands_unmasked_under_its_bytes(draw):
+    axes = draw(drawings.frame, encode(Frame(Opcode.TEXT, b"Hey\x00", mask=b"abcd")), "A frame")
+    last = boxes(axes, 1)[-4:]
+    below = [place(axes, char) for char in "Hey·"]
+    assert [x for x, _ in below] == [box.get_x() + 0.5 for box in last]
+    assert all(y > last[0].get_y() + 1 for _, y in below)
+
+
+@pytest.mark.parametrize(("size", "more"), [(14, None), (15, 1), (120, 106)])
+def test_of_a_long_frame_the_rest_is_counted(draw, size, more):
+    axes = draw(drawings.frame, encode(Frame(Opcode.BINARY, b"x" * size)), "A frame")
+    said = [text.get_text() for text in axes.texts if "more" in text.get_text()]
+    assert said == ([f"and {more} bytes more"] if more else [])
+
+
+@pytest.mark.parametrize("raw", [HELLO + HELLO, HELLO[:-1], b"", HELLO + b"\x00"])
+def test_a_frame_is_drawn_only_from_exactly_one_frame(raw):
+    with pytest.raises(ValueError):
+        drawings.frame(raw, "Not one frame")
+
+
+# Waits
+
+
+def test_waits_are_bars_from_the_question_to_the_answer(draw):
     before, after = {"A": (0.0, 3.0), "B": (0.1, 5.0)}, {"A": (0.0, 3.1), "B": (0.1, 2.0)}
-    [axes] = drawings.waits(before, after, ("then", "now"), "Waits").axes
+    axes = draw(drawings.waits, before, after, ("then", "now"), "Waits")
     assert [bar.get_x() for bar in axes.patches] == [0.0, 0.0, 0.1, 0.1]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([3.0, 3.1, 4.9, 1.9])
     heights = [bar.get_y() for bar in axes.patches]
     assert heights == sorted(heights) and heights[1] < 0.5 < heights[2]
-    hollow = [to_hex(bar.get_facecolor()) == "#ffffff" for bar in axes.patches]
-    assert hollow == [True, False, True, False]
-    ends = [line.get_xdata()[0] for line in axes.lines]
-    assert ends == [3.0, 3.1, 5.0, 2.0]
-    names = {text.get_text(): text.xy for text in axes.texts}
+    assert [to_rgb(bar.get_facecolor()) == (1, 1, 1) for bar in axes.patches] == [True, False] * 2
+    assert [line.get_xdata()[0] for line in axes.lines] == [3.0, 3.1, 5.0, 2.0]
+    assert {line.get_marker() for line in axes.lines} == {"<"}
+    names = {text.get_text(): text.xy for text in arrows(axes)}
     assert names["then"][0] == 5.0 and names["now"][0] == 2.0
     assert names["then"][1] < names["now"][1]
-
-
-def test_a_transport_has_the_same_look_in_every_figure_and_no_two_have_one():
-    names = ["short polling", "long polling", "SSE", "WebSocket", "WebSocket, deflate"]
-    names += ["short polling, fresh", "carrier pigeons", "carrier pigeons, fresh"]
-    looks = [tuple(drawings._arm(name)[0].values()) for name in names]
-    assert len(set(looks)) == len(names)
-    samples = {name: [1.0, 2.0] for name in names}
-    [axes] = drawings.ecdf(samples, [], "All", "s").axes
-    assert [(line.get_color(), line.get_linestyle()) for line in axes.lines] == looks
-    points = {name: ([1, 2], [1, 2]) for name in names}
-    [axes] = drawings.curves({}, points, "All", "x", "y").axes
-    drawn = [(line.get_color(), line.get_marker()) for line in axes.lines]
-    assert drawn == [
-        (look[0], drawings._arm(name)[1]) for name, look in zip(names, looks, strict=True)
-    ]
-
-
-def test_lanes_of_transports_tell_requests_empty_answers_and_events_apart():
-    page = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
-    get = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-    sent = [("client", get), ("server", page % (2, b"[]")), ("client", get)]
-    sent.append(("server", page % (5, b'["x"]')))
-    polls = trace.decode(Tap(1, who, float(at), data) for at, (who, data) in enumerate(sent))
-    [axes] = drawings.arms({"polls": polls, "frames": conversation()}, 0, 20, "All").axes
-    found = [
-        (
-            line.get_marker(),
-            line.get_fillstyle() == "none",
-            line.get_xdata()[0],
-            line.get_ydata()[0],
-        )
-        for line in axes.lines
-    ]
-    first = [("|", False, 0, 0), ("o", True, 1, 0), ("|", False, 2, 0), ("o", False, 3, 0)]
-    assert found[:4] == first
-    assert found[4:] == [("|", False, 10, 1), ("o", False, 11, 1), ("o", False, 11.5, 1)]
-    assert [line.get_color() for line in axes.lines[4:]] == [drawings.HTTP] + [drawings.DATA] * 2
-
-
-def test_a_frame_has_a_colour_for_each_field():
-    raw = encode(Frame(Opcode.BINARY, bytes(130), mask=b"abcd"))
-    [axes] = drawings.frame(raw, "A frame").axes
-    boxes = [to_hex(box.get_facecolor()).upper() for box in axes.patches]
-    assert boxes[:8] == [drawings.DATA] * 8
-    assert boxes[8] == drawings.MASK and boxes[9:16] == [drawings.LENGTH] * 7
-    assert boxes[16:24] == [drawings.DATA] + [drawings.LENGTH] * 3 + [drawings.MASK] * 4
-    assert set(boxes[24:]) == {drawings.DATA}
-    written = [text.get_text() for text in axes.texts]
-    assert [f"{byte:02x}" for byte in raw[:16]] == [text for text in written if len(text) == 2]
-    assert "and 122 bytes more" in written
-    ping = drawings.frame(encode(Frame(Opcode.PING, b"x")), "A ping").axes[0]
-    assert to_hex(ping.patches[0].get_facecolor()).upper() == drawings.CONTROL

@@ -99,12 +99,58 @@ def test_a_frames_header(payload, header):
     )
 
 
+def test_what_server_sent_events_put_around_an_event():
+    event = b"data: " + bytes(50) + b"\n\n"
+    chunk = b"%x\r\n%b\r\n" % (len(event), event)
+    assert len(chunk) - 50 == laws.SSE_FRAMING
+
+
 def test_expectations_scale_with_the_clients():
     one, many = laws.expectations(4, 0.05), laws.expectations(4, 0.05, clients=10)
     for a, b in zip(one, many, strict=True):
         assert (b.latency, b.requests) == (a.latency, pytest.approx(10 * a.requests))
         assert (b.traffic, b.wire) == pytest.approx((10 * a.traffic, 10 * a.wire))
     assert [row.requests for row in one][2:] == [0, 0]
+
+
+def by_name(**arguments: float) -> dict[str, laws.Expectation]:
+    rows = laws.expectations(**{"rate": 4, "delay": 0.05, "payload": 50} | arguments)
+    return dict(zip(("short", "long", "sse", "websocket"), rows, strict=True))
+
+
+def test_a_heartbeat_is_a_ping_a_pong_and_three_segments_every_20_seconds():
+    from nestling.frames import Frame, Opcode, encode
+
+    ping, pong = encode(Frame(Opcode.PING)), encode(Frame(Opcode.PONG, mask=b"abcd"))
+    in_an_hour = 3600 / 20 * laws.on_the_wire(len(ping + pong), 3)
+    assert pytest.approx(in_an_hour) == 3600 * laws.HEARTBEAT
+
+
+def test_what_tcp_ip_adds_to_each_transport():
+    """A poll takes three segments, an event of a stream two; open connections a heartbeat."""
+    for rate, interval in [(4, 1.0), (4, 0.5), (0.1, 1.0)]:
+        rows = by_name(rate=rate, interval=interval)
+        added = {name: row.wire - row.traffic for name, row in rows.items()}
+        segments = {name: 3 * row.requests for name, row in rows.items()}
+        segments |= {"sse": 2 * rate, "websocket": 2 * rate}
+        for name, extra in added.items():
+            heartbeat = 0 if name == "short" else laws.HEARTBEAT
+            assert extra == pytest.approx(laws.on_the_wire(0, segments[name]) + heartbeat), name
+
+
+def test_long_polling_keeps_its_connection_also_if_it_asks_as_often_as_short_polling():
+    rows = by_name(rate=1, delay=0, interval=1)
+    assert rows["long"].requests == rows["short"].requests
+    assert rows["long"].wire == pytest.approx(rows["short"].wire + laws.HEARTBEAT)
+
+
+def test_what_the_bytes_of_each_transport_are_made_of():
+    rows = by_name(rate=4, interval=0.5, exchange=300)
+    assert rows["short"].requests == 2
+    assert rows["short"].traffic == 2 * 300 + 4 * (50 + 2)
+    assert rows["long"].traffic == pytest.approx(rows["long"].requests * 300 + 4 * (50 + 2))
+    assert rows["sse"].traffic == 4 * (50 + laws.SSE_FRAMING)
+    assert rows["websocket"].traffic == 4 * (50 + laws.frame_header(50))
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 0}, {"delay": -1}, {"interval": 0}, {"clients": 0}])
@@ -126,16 +172,3 @@ def test_numbers_that_make_no_sense(wrong):
 )
 def test_what_is_recommended(case, advice):
     assert laws.recommend(**{"delay": 0.05, "talks": False} | case).startswith(advice)
-
-
-def test_what_is_on_the_wire_beside_the_bytes_of_http_and_websocket():
-    """A poll is three segments, an event two; a stream pings every 20 s, and is answered."""
-    from nestling.frames import Frame, Opcode, encode
-
-    ping, pong = encode(Frame(Opcode.PING)), encode(Frame(Opcode.PONG, mask=bytes(4)))
-    heartbeat = (len(ping) + len(pong) + 3 * laws.SEGMENT) / 20
-    short, long, sse, websocket = laws.expectations(4, 0.05, interval=0.5)
-    assert short.wire - short.traffic == pytest.approx(2 * 3 * laws.SEGMENT)
-    assert long.wire - long.traffic == pytest.approx(3 * long.requests * laws.SEGMENT + heartbeat)
-    for stream in sse, websocket:
-        assert stream.wire - stream.traffic == pytest.approx(4 * 2 * laws.SEGMENT + heartbeat)

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import math
-import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -176,17 +175,6 @@ def test_long_polling_asks_more_than_short_polling_once_events_are_frequent(runs
     assert results["long poll"].requests > 2 * results[SHORT].requests
     assert results["long poll"].empty == 0
     assert mean(results["long poll"].latencies) < mean(results[SHORT].latencies)
-
-
-async def test_answers_that_were_sent_before_the_clock_started_are_not_counted():
-    """They arrive a delay later, when it has."""
-    source = module.Source([module.Event(1, 0.5, "one")])
-    source.begin.set_result(100.0)
-    inbox = module.Inbox(random.Random(1), source)
-    inbox.arrived[1] = 100.7
-    inbox.notes = [(at, "empty") for at in (99.9, 100.1, 100.19, 100.21, 100.5, 101.5)]
-    lane = module._Lane(module.ShortPolling(1.0), inbox)
-    assert lane.result(source, end=101.0, delay=0.2).empty == 2
 
 
 async def test_a_poll_that_is_due_while_one_is_under_way_is_left_out():
@@ -382,6 +370,22 @@ async def test_what_is_missing_or_doubled_is_said_and_not_waited_for_long():
     (result,) = found.results.values()
     assert (result.missing, result.doubled) == ([3], [5])
     assert len(result.latencies) == 9
+
+
+async def test_an_empty_answer_counts_if_it_was_sent_while_the_clock_ran():
+    class Asking(Lines):
+        async def receive(self, port: int, inbox: Inbox) -> None:
+            begin = await inbox.ready()
+            inbox.note("empty")  # Sent a delay ago, and so before the clock started.
+            await asyncio.sleep(begin + 1.5 * delay - perf_counter())
+            inbox.note("empty")
+            inbox.note("something else")
+            await super().receive(port, inbox)
+
+    delay = 0.3
+    found = await race([Asking()], [Event(1, 2 * delay, "")], delay)
+    assert found.results["lines"].missing == []
+    assert found.results["lines"].empty == 1
 
 
 async def test_no_event_arrived():

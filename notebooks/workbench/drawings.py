@@ -30,6 +30,7 @@ CONTROL = "#009E73"
 LENGTH = "#F0E442"
 MASK = "#CC79A7"
 TROUBLE = "#D55E00"
+OWN = "#56B4E9"  # a transport of the reader's own
 
 
 class Picture:
@@ -289,7 +290,7 @@ def arms(traces: Mapping[str, Trace], begin: float, end: float, title: str) -> P
     """What crossed for each transport between two times of perf_counter.
 
     A stroke upwards is a request, a hollow dot an answer without an event, a full dot one
-    with events, or a frame.
+    with events, or a frame; a plus is bytes that are neither HTTP nor WebSocket.
     """
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 1 + 0.55 * len(traces)))
@@ -315,21 +316,27 @@ def _mark(content: Content) -> dict[str, object] | None:
             return {"marker": "o", "color": HTTP, "markersize": 6}
         case Frame(opcode) if not opcode.is_control:
             return {"marker": "o", "color": DATA, "markersize": 6}
+        case Undecoded():
+            return {"marker": "P", "color": OWN, "markersize": 6}
     return None
 
 
-# Transports over HTTP share its colour and differ in their strokes: beginning of the name,
-# stroke, marker. What follows a comma in a name is a variant, drawn in another colour.
-_TRANSPORTS = [("short", "-", "o"), ("long", "--", "s"), ("SSE", ":", "^"), ("WebSocket", "-", "D")]
+# How transports are drawn: beginning of the name, stroke, marker, colours. Those over HTTP share
+# its colour and differ in their strokes; the last row is for any other. What follows a comma in
+# a name is a variant, drawn in the second colour.
+_TRANSPORTS = [
+    ("short", "-", "o", (HTTP, TROUBLE)),
+    ("long", "--", "s", (HTTP, TROUBLE)),
+    ("SSE", ":", "^", (HTTP, TROUBLE)),
+    ("WebSocket", "-", "D", (DATA, LOOP)),
+    ("", "-.", "P", (OWN, LOOP)),
+]
 
 
 def _arm(name: str) -> tuple[dict[str, str], str]:
-    """How the line of a transport is drawn, and its marker; one of the reader's own has its own."""
-    own = ("", "-.", "v")
-    _, stroke, marker = next((row for row in _TRANSPORTS if name.startswith(row[0])), own)
-    colours = (DATA, LOOP) if name.startswith("WebSocket") else (HTTP, TROUBLE)
-    if marker == own[2]:
-        colours = (CONTROL, MASK)
+    """How the line of a transport is drawn, and its marker."""
+    rows = (row for row in _TRANSPORTS if name.startswith(row[0]))
+    _, stroke, marker, colours = next(rows)
     return {"color": colours["," in name], "linestyle": stroke}, marker
 
 

@@ -131,7 +131,8 @@ def expectations(
     for name, latency, polls, framing in rows:
         traffic = polls * exchange + rate * (payload + framing)
         segments = 3 * polls if polls else 2 * rate
-        wire = traffic + segments * SEGMENT + (0 if polls == short else HEARTBEAT)
+        heartbeat = 0 if name.startswith("short") else HEARTBEAT
+        wire = traffic + segments * SEGMENT + heartbeat
         found.append(Expectation(name, latency, *(clients * x for x in (polls, traffic, wire))))
     return found
 

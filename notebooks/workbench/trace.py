@@ -8,12 +8,18 @@ from dataclasses import dataclass
 from html import escape
 
 from nestling.frames import Decoder, Frame, FrameError, Opcode, encode, parse_close
-from nestling.handshake import HandshakeError, Request, Response, parse_request, parse_response
+from nestling.handshake import (
+    HandshakeError,
+    Headers,
+    Request,
+    Response,
+    parse_request,
+    parse_response,
+)
 
 from workbench.relay import Tap
 
 _SECRET = re.compile(rb"(?im)^((?:set-)?cookie|(?:proxy-)?authorization):([^\r\n]*)")
-_LENGTH = re.compile(r"\d{1,18}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
 
 
@@ -103,7 +109,8 @@ class Trace(list[Item]):
 def decode(taps: Iterable[Tap]) -> Trace:
     """What the taps of a relay say, over all of its connections.
 
-    Bytes that do not make a whole head or frame yet come last, as Undecoded.
+    Bytes that do not make a whole head or frame yet come last, as Undecoded. So is all that
+    follows a head that does not say clearly how long its body is.
     """
     trace = Trace()
     directions: dict[tuple[int, str], _Direction] = {}
@@ -161,7 +168,7 @@ class _Direction:
         """Up to `size` bytes that are a body, or not understood."""
         raw, self.rest = self.rest[:size], self.rest[size:]
         if self._lost:
-            return raw, Undecoded(self._lost)
+            return _SECRET.sub(_illegible, raw), Undecoded(self._lost)
         self._body -= len(raw)
         return raw, Body(raw)
 
@@ -186,16 +193,17 @@ class _Direction:
 
     def _after(self, head: Request | Response) -> Iterator[tuple[bytes, Content]]:
         """Find out what follows a head; gives the frames that are already there."""
-        lengths = set(head.headers.get_all("Content-Length"))
-        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
-            self._lost = f"no length of a body: {', '.join(sorted(lengths))[:60]}"
-            return
-        self._body = int(lengths.pop()) if lengths else 0
-        codings = [coding.lower() for coding in head.headers.tokens("Transfer-Encoding")]
-        self._chunked = "chunked" in codings
         if (head.status == 101) if isinstance(head, Response) else head.headers.get("Upgrade"):
             self._decoder = Decoder(max_payload=2**40, allowed_rsv=7)
             yield from self._frames(self.rest)
+            return
+        codings = [coding.lower() for coding in head.headers.tokens("Transfer-Encoding")]
+        self._chunked = "chunked" in codings
+        if not self._chunked:
+            try:
+                self._body = _content_length(head.headers)
+            except HandshakeError as error:
+                self._lost = str(error)
 
     def _frames(self, data: bytes) -> Iterator[tuple[bytes, Content]]:
         try:
@@ -206,6 +214,22 @@ class _Direction:
         except FrameError as error:
             yield self.rest, Undecoded(str(error))
             self.rest = b""
+
+
+def _content_length(headers: Headers) -> int:
+    """How many bytes of a body follow a head (RFC 9110, section 8.6), 0 if it does not say.
+
+    Raises HandshakeError if it says no number, or two.
+    """
+    values = headers.tokens("Content-Length")
+    for value in values:
+        if not re.fullmatch("[0-9]+", value):
+            raise HandshakeError(f"Content-Length is no number: {value[:30]!r}")
+    # More bytes than 19 digits say never come, and Python refuses to read thousands of digits.
+    lengths = {int(value.lstrip("0")[:19] or 0) for value in values}
+    if len(lengths) > 1:
+        raise HandshakeError("different values of Content-Length")
+    return lengths.pop() if lengths else 0
 
 
 def _illegible(field: re.Match[bytes]) -> bytes:
