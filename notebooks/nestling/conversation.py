@@ -145,7 +145,8 @@ class Conversation:
             if isinstance(error, StreamClosed) or is_cancelled(error):
                 return
             if not isinstance(error, WsException):
-                self._gateways.report(f"the handler of {call.message['event']!r} failed", error)
+                what = f"the handler of {call.message['event']!r} failed"
+                self._gateways.report(what, error)
             await call.fail(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
