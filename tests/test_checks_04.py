@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 
 import pytest
 from conftest import assert_hint
 from nestling.gateway import WsException, subscribe_message, websocket_gateway
+from workbench.checks import check
 
 
-def adder(reply, refuse=True):
+def adder(reply, refuse=True, text="a list of numbers"):
     """A gateway that adds, with one thing wrong."""
 
     @websocket_gateway()
@@ -18,7 +21,7 @@ def adder(reply, refuse=True):
         def add(self, client, data):
             is_list = isinstance(data, list) and all(isinstance(n, int | float) for n in data)
             if refuse and not is_list:
-                raise WsException("a list of numbers")
+                raise WsException(text)
             return reply(data)
 
     return Adder
@@ -30,6 +33,10 @@ without_zero = adder(lambda data: {"event": "sum", "data": sum(data)} if data el
 in_integers = adder(lambda data: {"event": "sum", "data": int(sum(data))})
 unchecked = adder(lambda data: {"event": "sum", "data": sum(data)}, refuse=False)
 broken = adder(lambda data: data.total)
+silent = adder(lambda data: None)
+in_words = adder(lambda data: {"event": "sum", "data": str(sum(data))})
+with_booleans = adder(lambda data: {"event": "sum", "data": sum(data)})
+wordless = adder(lambda data: {"event": "sum", "data": sum(data)}, text="")
 
 
 @websocket_gateway()
@@ -43,7 +50,9 @@ class NoGateway:
     pass
 
 
-def countdowns(end=0, counted=True, cleanly=True, own=False, named=True, every=0.01):
+def countdowns(
+    end=0, counted=True, cleanly=True, own=False, named=True, every=0.01, blocking=False
+):
     """A gateway that counts down, with one thing wrong."""
 
     @websocket_gateway()
@@ -57,7 +66,10 @@ def countdowns(end=0, counted=True, cleanly=True, own=False, named=True, every=0
             try:
                 for left in range(data, end - 1, -1):
                     yield {"event": "countdown", "data": left} if named else left
-                    await asyncio.sleep(every)
+                    if blocking:
+                        time.sleep(every)
+                    else:
+                        await asyncio.sleep(every)
                 if not cleanly:
                     self.running[client] -= 1
             finally:
@@ -81,6 +93,9 @@ def room(
     most=9,
     keeps=False,
     careless=False,
+    listed=True,
+    as_text=False,
+    awaited=True,
 ):
     """A room, with one thing wrong."""
 
@@ -91,8 +106,12 @@ def room(
 
         async def tell(self, client, event, data):
             everybody = self.server.clients if strangers else self.names
-            for other in [one for one in everybody if echo or one is not client][:most]:
-                await other.send({"event": event, "data": data})
+            value = {"event": event, "data": data}
+            others = (one for one in everybody if echo or one is not client)
+            for other in list(others)[:most] if listed else others:
+                sending = other.send(json.dumps(value) if as_text else value)
+                if awaited:
+                    await sending
 
         @subscribe_message("join")
         async def join(self, client, data):
@@ -102,15 +121,18 @@ def room(
 
         @subscribe_message("say")
         async def say(self, client, data):
-            if not anybody and not careless and client not in self.names:
+            if not anybody and careless is not True and client not in self.names:
                 raise WsException("join first")
-            name = self.names[client] if careless else self.names.get(client)
+            name = self.names[client] if careless is True else self.names.get(client)
             said = {"name": name, "text": data}
             await self.tell(client, "said", said)
 
         async def handle_disconnect(self, client, code):
-            if farewell and (anybody or client in self.names):
-                name = self.names[client] if keeps else self.names.pop(client, None)
+            if farewell and (anybody or careless == "at the end" or client in self.names):
+                found = self.names.get if anybody else self.names.__getitem__
+                name = found(client)
+                if not keeps:
+                    self.names.pop(client, None)
                 await self.tell(client, "left", name)
 
     return Room
@@ -125,19 +147,24 @@ def room(
         ("04.1", in_integers, "not whole"),
         ("04.1", unchecked, "a message of yours"),
         ("04.1", broken, r"(?s)AttributeError.*sent +.*\[1, 2, 3\].*expected.*received"),
-        ("04.1", WithTheWrongEvent, r"\(no frame\)"),
+        ("04.1", WithTheWrongEvent, r"(?s)subscribed to 'add'.*received +\(no frame\)$"),
+        ("04.1", silent, "return its reply"),
+        ("04.1", in_words, "the data is a number, 6, and not a text"),
+        ("04.1", with_booleans, "true is no number"),
+        ("04.1", wordless, "give the WsException a text"),
         ("04.1", NoGateway, "put @websocket_gateway"),
         ("04.1", bare(), "without parentheses"),
         ("04.2", countdowns(end=1), "from the number down to 0"),
         ("04.2", countdowns(named=False), "from the number down to 0"),
         ("04.2", countdowns(every=0.001), r"asyncio.sleep\(0.01\)"),
+        ("04.2", countdowns(blocking=True), "the loop stands still meanwhile, for everybody"),
         ("04.2", countdowns(counted=False), "count them in the gateway"),
         ("04.2", countdowns(own=True), "count them in the gateway"),
         ("04.2", countdowns(cleanly=False), "finally runs"),
         ("04.3", room(deaf=True), "she hears of it"),
         ("04.3", room(echo=True), "does not hear it himself"),
         ("04.3", room(anybody=True), "may not say anything"),
-        ("04.3", room(farewell=False), "handle_disconnect"),
+        ("04.3", room(farewell=False), r"(?s)handle_disconnect.*sent +\(Carol leaves\)"),
         ("04.3", room(most=1), "all who are there"),
         ("04.3", room(keeps=True), "still keeps her"),
         (
@@ -145,8 +172,36 @@ def room(
             room(careless=True),
             r"(?s)may not say.*sent +.*let me in.*expected.*raised +KeyError",
         ),
+        (
+            "04.3",
+            room(careless="at the end"),
+            r"(?s)sent +\(a client that never joined leaves\).*received +KeyError",
+        ),
+        ("04.3", room(listed=False), "make a list first"),
+        ("04.3", room(as_text=True), "client.send makes JSON of a value"),
+        (
+            "04.3",
+            room(awaited=False),
+            "await is missing: coroutine 'Client.send' was never awaited",
+        ),
         ("04.3", room(strangers=True), "who has not joined does not hear the others"),
     ],
 )
 async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
     await assert_hint(exercise, answer, hint)
+
+
+async def test_a_stub_says_which_method_is_still_to_be_written():
+    @websocket_gateway()
+    class Half:
+        @subscribe_message("running")
+        def running(self, client, data):
+            return {"event": "running", "data": 0}
+
+        @subscribe_message("countdown")
+        async def countdown(self, client, data):
+            raise NotImplementedError
+
+    verdict = await check("04.2", Half)
+    assert verdict.passed is None
+    assert verdict.text.endswith("raise NotImplementedError is still there, in countdown")

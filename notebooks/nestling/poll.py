@@ -24,19 +24,15 @@ class PollGateway:
     def __init__(self) -> None:
         self._question: dict[str, Any] = {"question": None, "choices": []}
         self._votes: list[int] = []
-        self._voters: WeakSet[Client] = WeakSet()  # who has left is in it no longer
+        self._voters: WeakSet[Client] = WeakSet()  # who leaves drops out of it
         self._changed = asyncio.Event()
 
     @subscribe_message("open")
     def open(self, client: Client, data: Any) -> None:
-        match data:
-            case {"question": str(question), "choices": [str(), str(), *rest] as choices} if all(
-                isinstance(choice, str) for choice in rest
-            ):
-                self._question = {"question": question, "choices": choices}
-                self._votes = [0] * len(choices)
-            case _:
-                raise WsException("A question has a text and at least two choices")
+        if not _is_question(data):
+            raise WsException("A question has a text and at least two choices")
+        self._question = {"question": data["question"], "choices": data["choices"]}
+        self._votes = [0] * len(data["choices"])
         self._voters.clear()
         self._announce()
 
@@ -61,3 +57,10 @@ class PollGateway:
         """Wake every stream; the next change has an event of its own."""
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _is_question(data: Any) -> bool:
+    match data:
+        case {"question": str(), "choices": [_, _, *_] as choices}:
+            return all(isinstance(choice, str) for choice in choices)
+    return False

@@ -159,38 +159,38 @@ def timeline(trace: Trace, title: str) -> Picture:
 
 
 def waits(
-    before: Mapping[str, tuple[float, float]],
-    after: Mapping[str, tuple[float, float]],
+    before: Mapping[str, float],
+    after: Mapping[str, float],
     names: tuple[str, str],
     title: str,
 ) -> Picture:
-    """A row for each question, and in it two bars from the question to its answer.
+    """A row for each question, and in it two bars, each as long as its answer took.
 
-    `before` and `after` map the same questions to when they were asked and answered, in
-    seconds; `names` says what the two are. Bars of `before` are hollow.
+    `before` and `after` map the same questions, asked at once, to the seconds until each was
+    answered; the rows are in the order of `before`. `names` says what the two are. Bars of
+    `before` are hollow.
     """
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 0.9 + 0.8 * len(before)))
         axes = figure.subplots()
         for row, label in enumerate(before):
             looks = ((-0.19, "white", before[label]), (0.19, DATA, after[label]))
-            for shift, face, (asked, answered) in looks:
-                width = answered - asked
+            for shift, face, answered in looks:
                 bar = {"facecolor": face, "edgecolor": DATA, "linewidth": 1.6}
-                axes.barh(row + shift, width, 0.3, asked, **bar)
+                axes.barh(row + shift, answered, 0.3, **bar)
                 axes.plot(answered, row + shift, marker="<", color=DATA, markersize=9)
-        for shift, name, (_, answered) in zip(
+        for shift, name, answered in zip(
             (-0.19, 0.19), names, (before[label], after[label]), strict=True
         ):
             beside = {"textcoords": "offset points", "va": "center"}
             axes.annotate(name, (answered, row + shift), (10, 0), **beside)
         axes.set_yticks(range(len(before)), before)
         axes.invert_yaxis()
-        end = max(answered for _, answered in (*before.values(), *after.values()))
-        axes.set(xlim=(-0.02 * end, 1.35 * end), xlabel="seconds")
+        end = max(*before.values(), *after.values())
+        axes.set(xlim=(-0.02 * end, 1.35 * end), xlabel="seconds since the questions")
         axes.set_title(title)
         said = "; ".join(
-            f"{label} after {before[label][1]:.1f} s and after {after[label][1]:.1f} s"
+            f"{label} after {before[label]:.1f} s and after {after[label]:.1f} s"
             for label in before
         )
         return Picture(figure, f"{title}. Answered, {names[0]} and {names[1]}: {said}.")

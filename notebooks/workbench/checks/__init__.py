@@ -12,6 +12,8 @@ import importlib
 import inspect
 import signal
 import threading
+import traceback
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,12 @@ class Wrong(Exception):
     def comparing(cls, hint: str, sent: object, expected: object, received: object) -> Wrong:
         rows = {"sent": sent, "expected": expected, "received": received}
         return cls("\n    ".join([hint, *(f"{name:10}{value!r}" for name, value in rows.items())]))
+
+
+class Words(str):
+    """What happened, where there is no value to show: a verdict has it without quotes."""
+
+    __repr__ = str.__str__
 
 
 class Blocked(Exception):
@@ -53,16 +61,18 @@ async def check(exercise: str, answer: Any) -> Verdict:
     probe = _find(exercise)
     if probe is None:
         return Verdict(str(exercise), None, "is no exercise: take the number from the text")
+    never_awaited: list[str] = []
     try:
-        with _watchdog():
+        with _watchdog(), _noting(never_awaited):
             async with asyncio.timeout(SECONDS):
                 await probe(answer)
-    except NotImplementedError:
-        return Verdict(
-            exercise, None, "not attempted yet: raise NotImplementedError is still there"
-        )
+    except NotImplementedError as error:
+        where = f", in {_function_of(error)}" if inspect.isclass(answer) else ""
+        text = f"not attempted yet: raise NotImplementedError is still there{where}"
+        return Verdict(exercise, None, text)
     except Wrong as found:
-        return Verdict(exercise, False, f"not yet: {found}")
+        text = "\n    ".join([f"not yet: {found}", *dict.fromkeys(never_awaited)])
+        return Verdict(exercise, False, text)
     except Blocked:
         hint = f"your code stopped the whole kernel for {BLOCKED_AFTER:g} s: wait with await"
         return Verdict(exercise, False, f"not yet: {hint}")
@@ -110,6 +120,29 @@ def _find(exercise: str) -> Callable[[Any], Awaitable[None]] | None:
         return importlib.import_module(f"{__name__}.chapter_{chapter}").PROBES[number]
     except (AttributeError, ImportError, KeyError, ValueError):
         return None
+
+
+def _function_of(error: BaseException) -> str:
+    """The name of the function that has raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code.co_name
+
+
+@contextmanager
+def _noting(never_awaited: list[str]) -> Iterator[None]:
+    """Keep what Python says of coroutines that nobody awaits, in place of showing it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)
+        show = warnings.showwarning
+
+        def note(message: Warning | str, *rest: Any) -> None:
+            if "never awaited" in str(message):
+                never_awaited.append(f"await is missing: {message}")
+            else:
+                show(message, *rest)
+
+        warnings.showwarning = note
+        yield
 
 
 @contextmanager

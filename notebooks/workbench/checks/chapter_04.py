@@ -11,29 +11,35 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
+from nestling.answers import Client
 from nestling.application import create
 from nestling.dispatch import log
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from workbench import kernel
-from workbench.checks import Wrong
+from workbench.checks import Words, Wrong
 
 
 async def adder(gateway: type) -> None:
     """04.1: a plain handler, and an exception."""
     async with serving(gateway) as served, peer(served.url) as client:
+        silent = "no reply came: is a method subscribed to 'add', and does it return its reply?"
         for data, total, hint in (
             ([1, 2, 3], 6, "an event of its own: return {'event': 'sum', 'data': ...}"),
             ([], 0, "the sum of nothing is 0, and 0 is a reply"),
             ([0.5, -2], -1.5, "numbers may be negative, or not whole"),
         ):
             await client.say("add", data)
-            await client.hears({"event": "sum", "data": total}, hint)
+            await client.hears({"event": "sum", "data": total}, hint, silent=data and silent)
         for data in ("12", None, [1, "2"], [[1]], {"1": 2}, 7, "", {}):
             await client.say("add", data)
             await client.hears_exception("anything but a list of numbers is an error: WsException")
+        await client.say("add", [True, 2])
+        hint = "JSON's true is no number; to Python it is an int: look at type(item)"
+        await client.hears_exception(hint)
 
 
 async def countdowns(gateway: type) -> None:
@@ -49,14 +55,7 @@ async def countdowns(gateway: type) -> None:
             await asyncio.sleep(0.05)
             hint = "a countdown that is over is not running"
             await other.says("running", None, {"event": "running", "data": 0}, hint)
-            begin = perf_counter()
-            for left in range(500, 480, -1):
-                hint = "each number is one less than the last"
-                expected = {"event": "countdown", "data": left}
-                await (client.says("countdown", 500, expected, hint) if left == 500
-                       else client.hears(expected, hint))  # fmt: skip
-            if perf_counter() - begin < 0.1:
-                raise Wrong("the numbers come too fast: await asyncio.sleep(0.01) after each")
+            await twenty_of(client)
             await client.say("countdown", 500)
             await asyncio.sleep(0.05)
             hint = "two are under way, of another client: count them in the gateway"
@@ -66,18 +65,44 @@ async def countdowns(gateway: type) -> None:
         await other.says("running", None, {"event": "running", "data": 0}, hint)
 
 
+async def twenty_of(client: Peer) -> None:
+    """A countdown's first twenty numbers: none too early, and the loop turns between them."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.ensure_future(count_turns())
+    begin = perf_counter()
+    await client.say("countdown", 500)
+    for left in range(500, 480, -1):
+        expected = {"event": "countdown", "data": left}
+        await client.hears(expected, "each number is one less than the last")
+    counting.cancel()
+    if perf_counter() - begin < 0.1:
+        hint = "the numbers come too fast: await asyncio.sleep(0.01) after each"
+        raise Wrong.comparing(hint, client.sent, Words("20 in 200 ms"), Words("20 in half of it"))
+    if turns < 20 * 15:  # a few for each number, where nobody else can run between two
+        hint = "the loop stands still meanwhile, for everybody: await asyncio.sleep(0.01)"
+        between = Words("others run between two numbers")
+        raise Wrong.comparing(hint, client.sent, between, Words("nothing else runs"))
+
+
 async def room(gateway: type) -> None:
     """04.3: a room in which everybody hears the others."""
     async with (
         serving(gateway) as served,
         peer(served.url) as ann,
-        peer(served.url) as eve,
+        peer(served.url, "a client that never joined") as eve,
         peer(served.url) as bob,
     ):
         await ann.say("join", "Ann")
         await ann.hears_nothing("who joins or says something does not hear it himself")
         await bob.hears_nothing("who has not joined does not hear the others", ann)
-        async with peer(served.url) as carol:
+        async with peer(served.url, "Carol") as carol:
             await bob.say("join", "Bob")
             hint = "Ann was there when Bob joined, so she hears of it"
             await ann.hears({"event": "joined", "data": "Bob"}, hint, bob)
@@ -100,8 +125,29 @@ async def room(gateway: type) -> None:
             hint = "Carol has gone, and the others hear it: handle_disconnect"
             await other.hears({"event": "left", "data": "Carol"}, hint, carol)
         await forgotten(clients, len(clients) - 1)
-        await eve.close()
+        await eve.leave()
         await ann.hears_nothing("who never joined does not leave", eve)
+        await at_the_same_time(served, ann, bob)
+
+
+async def at_the_same_time(served: Served, ann: Peer, bob: Peer) -> None:
+    """Two come while something is said, each send taking its time."""
+    send = Client.send
+
+    async def send_later(self: Client, value: Any) -> None:
+        await asyncio.sleep(0.02)
+        await send(self, value)
+
+    with patch.object(Client, "send", send_later):
+        async with peer(served.url) as dan, peer(served.url) as fay:
+            await bob.say("say", "all here?")
+            await dan.say("join", "Dan")
+            await fay.say("join", "Fay")
+            hint = "all who are there hear everything, also while others come"
+            heard = [await ann.hears_any(hint) for _ in range(3)]
+            if {frame["event"] for frame in heard} != {"said", "joined"}:
+                expected = Words("what Bob said, and that Dan and Fay joined")
+                raise Wrong.comparing(hint, bob.sent, expected, heard)
 
 
 async def forgotten(clients: Sequence[weakref.ref[Any]], most: int) -> None:
@@ -112,7 +158,8 @@ async def forgotten(clients: Sequence[weakref.ref[Any]], most: int) -> None:
             return
         await asyncio.sleep(0.05)
     hint = "Carol has gone, and your room still keeps her: take her out in handle_disconnect"
-    raise Wrong.comparing(hint, "(Carol leaves)", f"{most} clients", f"{held} clients")
+    kept = Words(f"{most} clients"), Words(f"{held} clients")
+    raise Wrong.comparing(hint, Words("(Carol leaves)"), *kept)
 
 
 class NotTold(Wrong):
@@ -157,50 +204,79 @@ def _raise_first(errors: Sequence[BaseException]) -> None:
     for error in errors:
         if isinstance(error, NotImplementedError):
             raise error
-        hint = f"your code raised {type(error).__name__}: {error}"
-        raise Wrong.comparing(hint, Peer.last, "no error", f"{type(error).__name__}: {error}")
+        raised = Words(f"{type(error).__name__}: {error}")
+        hint = f"your code raised {raised}"
+        if "changed size during iteration" in raised:
+            hint = "while one send waits, others come and go: make a list first, and go over that"
+        raise Wrong.comparing(hint, Peer.last, Words("no error"), raised)
 
 
 class Peer:
     """A client of the gateway, played by the check.
 
-    last: what a peer did last, on the way to an error
+    name: who it is, where a verdict says that it leaves
+    sent: what it did last
+    last: what any of them did last, on the way to an error
     """
 
     last: object
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self.close = connection.close
+    def __init__(self, connection: ClientConnection, name: str) -> None:
+        self.name = name
+        self.sent: object = Words("(nothing)")
         self._connection = connection
-        self._sent: object = "(nothing)"
 
     async def say(self, event: str, data: Any) -> None:
-        Peer.last = self._sent = {"event": event, "data": data}
-        await self._connection.send(json.dumps(self._sent))
+        Peer.last = self.sent = {"event": event, "data": data}
+        await self._connection.send(json.dumps(self.sent))
+
+    async def leave(self) -> None:
+        Peer.last = self.sent = Words(f"({self.name} leaves)")
+        await self._connection.close()
 
     async def says(self, event: str, data: Any, expected: Any, hint: str) -> None:
         await self.say(event, data)
         await self.hears(expected, hint)
 
-    async def hears(self, expected: Any, hint: str, speaker: Peer | None = None) -> None:
-        """Wait for a frame, which something that `speaker` has sent is to cause."""
+    async def hears(
+        self, expected: Any, hint: str, speaker: Peer | None = None, silent: str = ""
+    ) -> None:
+        """Wait for a frame, which something that `speaker` has sent is to cause.
+
+        silent: the hint if there is none
+        """
         received = await self._next(1)
+        if received is NOTHING:
+            hint = silent or hint
+        elif isinstance(received, str) and _decoded(received) == expected:
+            hint = "it is JSON twice over: client.send makes JSON of a value, give it the value"
+        elif _is_text_of(received, expected):
+            hint = f"the data is a number, {expected['data']}, and not a text"
         if received != expected:
-            raise Wrong.comparing(hint, (speaker or self)._sent, expected, received)
+            raise Wrong.comparing(hint, (speaker or self).sent, expected, received)
+
+    async def hears_any(self, hint: str) -> Any:
+        """The next frame, whatever it says."""
+        if (received := await self._next(1)) is NOTHING:
+            raise Wrong.comparing(hint, Peer.last, Words("a frame"), received)
+        return received
 
     async def hears_exception(self, hint: str) -> None:
         received = await self._next(1)
         match received:
             case {"event": "exception", "data": {"message": "Internal server error"}}:
-                expected = "an exception frame with a message of yours"
-                raise NotTold.comparing(hint, self._sent, expected, received)
+                expected = Words("an exception frame with a message of yours")
+                raise NotTold.comparing(hint, self.sent, expected, received)
+            case {"event": "exception", "data": {"message": ""}}:
+                expected = Words("an exception frame that says what is wrong")
+                raise Wrong.comparing("give the WsException a text", self.sent, expected, received)
             case {"event": "exception", "data": {"message": str()}}:
                 return
-        raise Wrong.comparing(hint, self._sent, "an exception frame", received)
+        raise Wrong.comparing(hint, self.sent, Words("an exception frame"), received)
 
     async def hears_nothing(self, hint: str, speaker: Peer | None = None) -> None:
-        if (received := await self._next(0.1)) != NOTHING:
-            raise Wrong.comparing(hint, (speaker or self)._sent, NOTHING, received)
+        if (received := await self._next(0.1)) is not NOTHING:
+            raise Wrong.comparing(hint, (speaker or self).sent, NOTHING, received)
 
     async def _next(self, seconds: float) -> Any:
         try:
@@ -208,16 +284,33 @@ class Peer:
         except TimeoutError:
             return NOTHING
         except ConnectionClosed as error:
-            return f"the connection was closed: {error}"
+            return Words(f"the connection was closed: {error}")
 
 
-NOTHING = "(no frame)"
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _is_text_of(received: Any, expected: Any) -> bool:
+    """Whether all that is wrong is that a number is a text."""
+    match received, expected:
+        case {"event": event, "data": str(text)}, {"event": same, "data": int() | float() as data}:
+            return event == same and text == str(data)
+    return False
+
+
+NOTHING = Words("(no frame)")
 
 
 @asynccontextmanager
-async def peer(url: str) -> AsyncIterator[Peer]:
+async def peer(url: str, name: str = "") -> AsyncIterator[Peer]:
     async with connect(url, compression=None, max_queue=None) as connection:
-        yield Peer(connection)
+        yield (played := Peer(connection, name))
+        if name:
+            await played.leave()
 
 
 PROBES = {"1": adder, "2": countdowns, "3": room}
