@@ -87,7 +87,7 @@ def test_is_committed_as_the_refresh_command_writes_it(path):
     [
         ("01_handshake", "one of the two alone", "one of the two, edited by a reader"),
         ("02_message_types", "no extension uses", "no extension uses, edited by a reader"),
-        ("04_gateway_server", "You have voted", "You have voted, edited by a reader"),
+        ("04_gateway_server", "2, 3]", '"edited by a reader"]'),
     ],
 )
 async def test_a_quoted_cell_that_a_reader_edits_is_what_runs(name, was, becomes):
