@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import series
-from conftest import chromium
+from conftest import chromium, until
 from playwright.async_api import Page, async_playwright
 
 BASE = "/user/reader/"
@@ -28,6 +28,8 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Names for sites, of which there is none in the world: .test is reserved for this.
+    "--host-resolver-rules=MAP *.nestling.test 127.0.0.1",
 ]
 
 SETTINGS = {
@@ -104,15 +106,15 @@ async def jupyterlab(
 
 @asynccontextmanager
 async def browser() -> AsyncIterator[Page]:
-    """A page whose uncaught errors fail the test."""
+    """A page; its uncaught errors, and those of others in its context, fail the test."""
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        page = await launched.new_page(viewport={"width": 1280, "height": 900})
+        context = await launched.new_context(viewport={"width": 1280, "height": 900})
         uncaught = []
-        page.on("pageerror", lambda error: uncaught.append(error))
-        yield page
+        context.on("weberror", lambda error: uncaught.append(f"{error.page.url}: {error.error}"))
+        yield await context.new_page()
         await launched.close()
-        assert not uncaught
+        assert uncaught == [], uncaught
 
 
 async def prompts(page: Page) -> list[str]:
@@ -122,6 +124,31 @@ async def prompts(page: Page) -> list[str]:
 async def open_notebook(page: Page, address: str) -> None:
     await page.goto(address)
     await page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+
+
+async def run_cell(page: Page, number: int) -> None:
+    """Run one code cell, counted from 0, and wait until it is done.
+
+    The key is pressed again while nothing happens: a page that looks ready may not be.
+    """
+    prompt = page.locator(".jp-CodeCell .jp-InputPrompt").nth(number)
+    before = await prompt.inner_text()
+    async with asyncio.timeout(30):
+        while await prompt.inner_text() == before:
+            await prompt.click()
+            await page.keyboard.press("Control+Enter")
+            await page.wait_for_timeout(300)
+        while "*" in await prompt.inner_text():
+            await page.wait_for_timeout(50)
+
+
+async def save(page: Page, path: Path) -> str:
+    """Save the notebook, and give what is in its file once that is another, and whole."""
+    before = path.read_text()
+    await page.locator(".jp-CodeCell .jp-InputPrompt").first.click()
+    await page.keyboard.press("Control+s")
+    await until(lambda: path.read_text() != before and path.read_text().endswith("}\n"), 10)
+    return path.read_text()
 
 
 async def run_all(page: Page) -> int:
