@@ -16,7 +16,7 @@ from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import subscribe_message, websocket_gateway
 from nestling.poll import PollGateway
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, WebSocket, expect
 from workbench import kernel, panel
 
 START = """
@@ -76,10 +76,10 @@ async def says(poll: Locator, text: str | re.Pattern[str]) -> None:
     await expect(poll.get_by_role("status")).to_have_text(text, timeout=20_000)
 
 
-def ways(page: Page) -> list[str]:
-    """The addresses of polls to which the page opens connections, from now on."""
-    opened: list[str] = []
-    page.on("websocket", lambda socket: opened.append(socket.url))
+def sockets(page: Page) -> list[WebSocket]:
+    """The connections to polls that the page opens from now on."""
+    opened: list[WebSocket] = []
+    page.on("websocket", lambda socket: socket.url.endswith("/poll") and opened.append(socket))
     return opened
 
 
@@ -174,28 +174,27 @@ async def on_this_machine(folder: Path) -> None:
         await asyncio.gather(
             in_jupyterlab(page, address.format("lab.ipynb"), notebooks),
             in_notebook_7(await apart.new_page(), seven, notebooks / "seven.ipynb"),
+            in_chapter_00(await page.context.new_page(), address.format("00_start_here.ipynb")),
         )
 
 
 async def in_jupyterlab(page: Page, address: str, folder: Path) -> None:
-    opened = ways(page)
+    opened = sockets(page)
     await open_notebook(page, address)
     for cell in range(3):
         await run_cell(page, cell)
     first, second = polls(page).nth(0), polls(page).nth(1)
     await says(first, "Choose an answer.")
     await says(second, "Choose an answer.")
-    [port] = {
-        re.fullmatch(r"ws://127\.0\.0\.1:(\d+)/poll", way)[1] for way in opened if "poll" in way
-    }
+    [port] = {re.fullmatch(r"ws://127\.0\.0\.1:(\d+)/poll", each.url)[1] for each in opened}
 
     await answer(first, "no").dblclick()
-    await says(first, "You chose no.")
+    await says(first, "Your vote: no.")
     await shows(second, "0 votes", "1 vote")
     await answer(second, "yes & no").focus()
     await page.keyboard.press("Enter")
     await shows(first, "1 vote", "1 vote")
-    await says(second, "You chose yes & no.")
+    await says(second, "Your vote: yes & no.")
     await page.keyboard.press("Space")
     await expect(answer(second, "no")).to_be_disabled()
     await expect(answer(second, "yes & no")).to_have_attribute("aria-pressed", "true")
@@ -229,17 +228,35 @@ async def untrusted(page: Page, address: str, folder: Path, saved: str) -> None:
 
 
 async def in_notebook_7(page: Page, address: str, path: Path) -> None:
-    opened = ways(page)
+    """Here the direct way leads nowhere, as if the kernel were at the end of a tunnel."""
+    direct = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$")
+    await page.route_web_socket(direct, lambda route: route.close())
+    proxied = sockets(page)
     async with page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=60_000):
         await page.goto(address)
     await page.locator('[data-status="idle"]').wait_for(timeout=60_000)
     for cell in range(2):
         await run_cell(page, cell)
+    await says(polls(page), "Choose an answer.")
     await answer(polls(page), "no").click()
     await shows(polls(page), "0 votes", "1 vote")
-    await says(polls(page), "You chose no.")
-    [port] = {re.search(r":(\d+)/poll", way)[1] for way in opened if "poll" in way}
+    await says(polls(page), "Your vote: no.")
+    port = re.search(r"/proxy/(\d+)/poll", proxied[-1].url)[1]
     assert holds_nothing(await save(page, path), port)
+
+
+async def in_chapter_00(page: Page, address: str) -> None:
+    """The bars move within ten seconds of Run All, and in both of the chapter's panels."""
+    await open_notebook(page, address)
+    await page.get_by_role("menuitem", name="Run", exact=True).click()
+    await page.get_by_text("Run All Cells", exact=True).click()
+    counts = polls(page).first.locator("li > span")
+    async with asyncio.timeout(10):
+        while not {*await counts.all_inner_texts()} - {"0 votes"}:
+            await page.wait_for_timeout(50)
+    for number in range(2):
+        await shows(polls(page).nth(number), "13 votes", "15 votes", "2 votes")
+        await says(polls(page).nth(number), "Choose an answer.")
 
 
 # As on a hub
@@ -249,17 +266,18 @@ async def on_a_hub(folder: Path) -> None:
     site = jupyterlab(folder, config=AS_ON_BINDER)
     async with site as (address, notebooks), browser() as page:
         write(notebooks / "hub.ipynb", START, SHOW, STOP, AGAIN, ELSEWHERE, UNCHECKED)
-        opened = ways(page)
+        opened = sockets(page)
         await open_notebook(page, address.replace("127.0.0.1", HUB).format("hub.ipynb"))
         await run_cell(page, 0)
         await run_cell(page, 1)
         await says(polls(page), "Choose an answer.")
-        proxied = [way for way in opened if "poll" in way]
-        assert all(re.fullmatch(rf"ws://{HUB}:\d+/user/reader/proxy/\d+/poll", w) for w in proxied)
+        way = re.compile(rf"ws://{HUB}:\d+/user/reader/proxy/\d+/poll")
+        assert all(way.fullmatch(each.url) for each in opened)
         await answer(polls(page), "no").click()
         await shows(polls(page), "0 votes", "1 vote")
         await is_lost_and_found(page)
-        await refuses_other_sites(page, proxied[0])
+        await lets_go(page, opened)
+        await refuses_other_sites(page, opened[0].url)
 
 
 async def is_lost_and_found(page: Page) -> None:
@@ -277,6 +295,20 @@ async def is_lost_and_found(page: Page) -> None:
     await run_cell(page, 1)
     await says(poll, "Choose an answer.")
     await shows(poll, "0 votes", "0 votes")
+
+
+async def lets_go(page: Page, opened: list[WebSocket]) -> None:
+    """A panel that its cell has replaced ends its connection, and opens no other."""
+    await run_cell(page, 1)
+    await says(polls(page), "Choose an answer.")
+    await answer(polls(page), "no").click()
+    await shows(polls(page), "0 votes", "1 vote")
+    async with asyncio.timeout(5):
+        while [each.is_closed() for each in opened].count(False) > 1:
+            await page.wait_for_timeout(50)
+    before = len(opened)
+    await page.wait_for_timeout(1500)
+    assert len(opened) == before
 
 
 async def refuses_other_sites(page: Page, proxied: str) -> None:

@@ -21,7 +21,7 @@ function pollPanel(root, place) {
       clearTimeout(patience);
       if (!isOpen) way = (way + 1) % ways.length;
       isOpen = false;
-      tell("No server answers, still trying. Was it started again? Then run this cell again, too.");
+      tell("No server answers, still trying. Was it stopped? Run its cell again, then this one.");
       setTimeout(connect, pause);
       pause = Math.min(2 * pause, 4000);
     };
@@ -32,7 +32,7 @@ function pollPanel(root, place) {
     if (event === "exception") return tell(data.message);
     if (id === 1) show(data);
     tell(!rows.length ? "No question is open yet." : mine === null ? "Choose an answer."
-      : `You chose ${rows[mine].button.textContent}.`);
+      : `Your vote: ${rows[mine].button.textContent}.`);
   }
   function vote(choice) {
     if (!isOpen || mine !== null) return;
