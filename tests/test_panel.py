@@ -188,6 +188,8 @@ async def in_jupyterlab(page: Page, address: str, folder: Path) -> None:
     await says(second, "Choose an answer.")
     [port] = {re.fullmatch(r"ws://127\.0\.0\.1:(\d+)/poll", each.url)[1] for each in opened}
 
+    listed = first.get_by_role("list", name="<Tea>?").get_by_role("listitem")
+    await expect(listed).to_have_text(["yes & no0 votes", "no0 votes"])
     await answer(first, "no").dblclick()
     await says(first, "Your vote: no.")
     await shows(second, "0 votes", "1 vote")
@@ -277,24 +279,28 @@ async def on_a_hub(folder: Path) -> None:
         await shows(polls(page), "0 votes", "1 vote")
         await is_lost_and_found(page)
         await lets_go(page, opened)
-        await refuses_other_sites(page, opened[0].url)
+        saved = await save(page, notebooks / "hub.ipynb")
+        evil = await page.context.new_page()
+        await refuses_other_sites(page, evil, opened[0].url)
+        await has_no_way(evil, saved)
 
 
 async def is_lost_and_found(page: Page) -> None:
     """A server that is stopped is missed; on the same port it is found, else by the cell."""
     poll, lost = polls(page), re.compile("No server answers, still trying.")
+    button = answer(poll, "yes & no")
     await run_cell(page, 2)
     await says(poll, lost)
-    await expect(answer(poll, "yes & no")).to_be_disabled()
     await run_cell(page, 3)
     await says(poll, "Choose an answer.")
-    await answer(poll, "yes & no").click()
-    await shows(poll, "1 vote", "0 votes")
+    await expect(button).to_be_enabled()
     await run_cell(page, 4)
     await says(poll, lost)
+    await expect(button).to_be_disabled()
     await run_cell(page, 1)
     await says(poll, "Choose an answer.")
-    await shows(poll, "0 votes", "0 votes")
+    await button.click()
+    await shows(poll, "1 vote", "0 votes")
 
 
 async def lets_go(page: Page, opened: list[WebSocket]) -> None:
@@ -302,7 +308,7 @@ async def lets_go(page: Page, opened: list[WebSocket]) -> None:
     await run_cell(page, 1)
     await says(polls(page), "Choose an answer.")
     await answer(polls(page), "no").click()
-    await shows(polls(page), "0 votes", "1 vote")
+    await shows(polls(page), "1 vote", "1 vote")
     async with asyncio.timeout(5):
         while [each.is_closed() for each in opened].count(False) > 1:
             await page.wait_for_timeout(50)
@@ -311,17 +317,24 @@ async def lets_go(page: Page, opened: list[WebSocket]) -> None:
     assert len(opened) == before
 
 
-async def refuses_other_sites(page: Page, proxied: str) -> None:
+async def refuses_other_sites(page: Page, evil: Page, proxied: str) -> None:
     """A page of another site, with the reader's cookies, is answered only where nobody checks."""
     await run_cell(page, 5)
     output = page.locator(".jp-CodeCell").nth(5).locator(".jp-OutputArea-output")
     checked, unchecked = (await output.inner_text()).split()
-    evil = await page.context.new_page()
     async with await asyncio.start_server(a_page, "127.0.0.1", 0) as site:
         await evil.goto(f"http://{EVIL}:{site.sockets[0].getsockname()[1]}")
     for port, becomes in ((checked, "closed"), (unchecked, "answered")):
         for way in (re.sub(r"\d+/poll", f"{port}/poll", proxied), f"ws://127.0.0.1:{port}/poll"):
             assert await evil.evaluate(ASK, way) == becomes, way
+
+
+async def has_no_way(page: Page, saved: str) -> None:
+    """The saved notebook as a page that is neither Jupyter's nor of this machine."""
+    [shown] = nbformat.reads(saved, 4).cells[1].outputs
+    await page.set_content(shown.data["text/html"])
+    await says(polls(page), "This page has no way to the kernel: open it in JupyterLab instead.")
+    await expect(polls(page).get_by_role("rowheader")).to_have_text(["yes & no", "no"])
 
 
 async def a_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
