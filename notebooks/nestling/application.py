@@ -25,6 +25,7 @@ from nestling.dispatch import Parser
 from nestling.envelope import MAX_SIZE, parse
 from nestling.gateway import GatewayServer, check_port
 from nestling.handshake import VERSION, Refusal, origin_form, parse_subprotocols, path_of
+from nestling.origin import REFUSAL, is_foreign
 from nestling.transport import Connection, Listener, Opening, Serve
 from nestling.transport import serve as serve_with_websockets
 
@@ -86,18 +87,20 @@ class Application:
         *,
         host: str = "127.0.0.1",
         serve: Serve = serve_with_websockets,
+        check_origin: bool = False,
         **options: Any,
     ) -> None:
         """Let clients in, on `port` and on the gateways' own; 0 is any free port.
 
-        `options` go to `serve`, over those that make it behave as Nest does. Raises ValueError
-        if the port is none, PortError if it cannot be had, RuntimeError if the application
-        listens, and what `after_init` raises. None of them leaves a port open.
+        `check_origin` keeps out web pages of other sites, as `origin.is_foreign` tells them; Nest
+        does not. `options` go to `serve`, over those that make it behave as Nest does. Raises
+        ValueError if the port is none, PortError if it cannot be had, RuntimeError if the
+        application listens, and what `after_init` raises. None of them leaves a port open.
         """
         check_port(port)
         if self._listening:
             raise RuntimeError("the application listens already: await app.close() first")
-        listening = self._listening = self._plan(port)
+        listening = self._listening = self._plan(port, check_origin)
         try:
             for each in listening:
                 await each.init()
@@ -121,14 +124,15 @@ class Application:
         asker = asyncio.current_task()
         await asyncio.gather(*(each.close(grace, asker) for each in listening))
 
-    def _plan(self, number: int) -> list[_Port]:
+    def _plan(self, number: int, check_origin: bool) -> list[_Port]:
         """Which gateways are behind which port and path."""
-        plan: dict[object, _Port] = {number: (shared := _Port(number, self._make_server))}
+        make = partial(_Port, make_server=self._make_server, check_origin=check_origin)
+        plan: dict[object, _Port] = {number: (shared := make(number))}
         for gateway in self._gateways:
             path, own = gateway.__gateway__
             # Every gateway that asks for any free port gets another one.
             key = ("any free", id(gateway)) if own == 0 else own
-            port = shared if own is None else plan.setdefault(key, _Port(own, self._make_server))
+            port = shared if own is None else plan.setdefault(key, make(own))
             port.gateways.setdefault(path, []).append(gateway)
         return list(plan.values())
 
@@ -136,10 +140,13 @@ class Application:
 class _Port:
     """One port, and the gateways behind it by their path."""
 
-    def __init__(self, number: int, make_server: Callable[..., GatewayServer]) -> None:
+    def __init__(
+        self, number: int, make_server: Callable[..., GatewayServer], check_origin: bool
+    ) -> None:
         self.number = number
         self.gateways: dict[str, list[Any]] = {}
         self._make_server = make_server
+        self._check_origin = check_origin
         self._servers: dict[str, GatewayServer] = {}
         self._listener: Listener | None = None
         self._handling: dict[Task, Connection] = {}
@@ -184,6 +191,8 @@ class _Port:
 
     def _refuse(self, opening: Opening, request: Any) -> Any:
         """The response to a request that finds no gateway, or is none for a WebSocket of ours."""
+        if self._check_origin and is_foreign(request.headers, self.number):
+            return opening.respond(HTTPStatus.FORBIDDEN, REFUSAL)
         request.path = origin_form(request.path)
         headers = request.headers
         versions = headers.get_all("Sec-WebSocket-Version")

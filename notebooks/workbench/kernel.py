@@ -23,12 +23,15 @@ import urllib.request
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import Any
 from weakref import WeakValueDictionary
 
 from nestling.application import Application
+from nestling.origin import REFUSAL, is_foreign
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedOK
+from websockets.http11 import Request, Response
 
 HOST = "127.0.0.1"
 
@@ -67,8 +70,15 @@ class Server:
         return f"{self.name}: a server"
 
     async def _listen(self, port: int, options: dict[str, Any]) -> None:
+        if options.pop("check_origin", False):
+            options = {"process_request": self._refuse} | options
         self._listener = await serve(self._handle, HOST, port, **options)
         self.port = self._listener.sockets[0].getsockname()[1]
+
+    def _refuse(self, connection: ServerConnection, request: Request) -> Response | None:
+        if is_foreign(request.headers, self.port):
+            return connection.respond(HTTPStatus.FORBIDDEN, REFUSAL)
+        return None
 
     async def _handle(self, connection: ServerConnection) -> None:
         task = asyncio.current_task()
@@ -194,7 +204,8 @@ async def start(
 
     A server or task that runs under `name` is stopped first. `handler` is called
     with each connection, or is an application of gateways; `port` 0 takes any free
-    port, and `options` go to `websockets.asyncio.server.serve`.
+    port, and `options` go to `websockets.asyncio.server.serve`, all but `check_origin=True`,
+    which keeps web pages of other sites out, as `nestling.origin` tells them.
 
     Raises PortError if the port cannot be had, ValueError if it is no port number,
     TypeError if `handler` cannot be called, and RuntimeError if what runs under `name`

@@ -10,14 +10,15 @@ from typing import Any
 class Source:
     """The source of some functions and classes; a cell shows it highlighted."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, language: str = "python") -> None:
         self.code = code
+        self.language = language
 
     def __repr__(self) -> str:
         return self.code
 
     def _repr_markdown_(self) -> str:
-        return f"```python\n{self.code}\n```"
+        return f"```{self.language}\n{self.code}\n```"
 
 
 def show(*definitions: Any) -> Source:
