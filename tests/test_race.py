@@ -15,7 +15,6 @@ from statistics import mean
 from time import perf_counter
 
 import pytest
-from workbench import race as module
 from workbench import trace
 from workbench.race import (
     Arm,
@@ -30,6 +29,7 @@ from workbench.race import (
     WebSocket,
     careful,
     race,
+    running,
     schedule,
 )
 from workbench.relay import HOST, Relay
@@ -503,7 +503,7 @@ async def test_a_client_that_never_connects(monkeypatch):
         async def receive(self, port: int, inbox: Inbox) -> None:
             await asyncio.sleep(3600)
 
-    monkeypatch.setattr(module, "READY_WITHIN", 0.3)
+    monkeypatch.setattr(running, "READY_WITHIN", 0.3)
     with pytest.raises(RaceError, match="lines: its client did not connect in time"):
         await race([*six(), Lazy()], schedule(10, 10, seed=0), 0.01)
 
