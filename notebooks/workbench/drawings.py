@@ -24,7 +24,7 @@ from workbench.trace import Body, Content, Trace, Undecoded
 STYLE = Path(__file__).with_name("nestling.mplstyle")
 
 # One meaning for each colour in the whole series, told apart by the colour-blind
-# too (Okabe and Ito's palette).
+# too (Okabe and Ito's palette, but for OWN).
 LOOP = "#555555"
 HTTP = "#E69F00"
 DATA = "#0072B2"
@@ -32,7 +32,7 @@ CONTROL = "#009E73"
 LENGTH = "#F0E442"
 MASK = "#CC79A7"
 TROUBLE = "#D55E00"
-OWN = "#56B4E9"  # a transport of the reader's own
+OWN = "#C2185B"  # a transport of the reader's own
 
 # What is drawn as a line: its x and its y.
 Line = tuple[Sequence[float], Sequence[float]]
@@ -366,9 +366,10 @@ def staleness(
 
 def _draw_shares(axes: Axes, samples: Mapping[str, Sequence[float]], law: Sequence[Line]) -> None:
     """A staircase for each sample, with its mark at some heights, and its name beside one."""
+    if empty := [name for name, values in samples.items() if not values]:
+        raise ValueError(f"{empty[0]!r} has no values")
+    longest = max(max(values) for values in samples.values())
     for number, (name, values) in enumerate(samples.items()):
-        if not values:
-            raise ValueError(f"{name!r} has no values")
         style, marker = _arm(name)
         axes.ecdf(values, **style)
         own = 0.88 - 0.6 * number / max(len(samples) - 1, 1)
@@ -376,10 +377,9 @@ def _draw_shares(axes: Axes, samples: Mapping[str, Sequence[float]], law: Sequen
             at = sorted(values)[min(int(height * len(values)), len(values) - 1)]
             axes.plot(at, height, marker=marker, color=style["color"], markersize=8)
         at = sorted(values)[int(own * len(values))]
-        _name(axes, name, (at, own), "data", 12)
+        _name(axes, name, (at, own), "data", (at + longest / 25, own))
     for x, y in law:
         axes.plot(x, y, color="black", linewidth=0.8)
-    longest = max(max(values) for values in samples.values())
     axes.set(xlim=(0, 1.25 * longest), ylim=(0, 1.02))
 
 
@@ -403,27 +403,35 @@ def _draw_law(axes: Axes, lines: Mapping[str, Line], points: Mapping[str, Line])
 def _name_the_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     """Give each line its mark at its end, and its name to the right, none upon another."""
     axes.set_xlim(right=max(x for x, _ in ends.values()))
-    heights = {}
-    for name, (x, y) in ends.items():
+    to_fraction = (axes.transData - axes.transAxes).transform
+    apart = 20 * len(figure.axes) / (72 * figure.get_figheight())
+    lowest = -1.0
+    for name, end in sorted(ends.items(), key=lambda each: to_fraction(each[1])[1]):
         style, marker = _arm(name)
-        axes.plot(x, y, marker, color=style["color"], markersize=8, clip_on=False)
-        heights[name] = axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1]
-    points = 72 * figure.get_figheight() / len(figure.axes)
-    lowest, apart = -1.0, 20 / points
-    for name in sorted(heights, key=heights.get):
-        lowest = max(heights[name], lowest + apart)
-        _name(axes, name, (1.0, lowest), "axes fraction", 9)
+        axes.plot(*end, marker, color=style["color"], markersize=8, clip_on=False)
+        height = to_fraction(end)[1]
+        lowest = max(height, lowest + apart)
+        _name(axes, name, (1, height), "axes fraction", (1.05, lowest))
 
 
-def _name(axes: Axes, name: str, place: tuple[float, float], coordinates: str, gap: float) -> None:
+def _name(
+    axes: Axes,
+    name: str,
+    point: tuple[float, float],
+    coordinates: str,
+    place: tuple[float, float],
+) -> None:
+    """Write a transport's name at a place, with a thin line to the point that it is of."""
+    colour = _arm(name)[0]["color"]
     axes.annotate(
         name,
+        point,
         place,
-        (gap, 0),
         xycoords=coordinates,
-        textcoords="offset points",
+        textcoords=coordinates,
         va="center",
-        color=_dark(_arm(name)[0]["color"]),
+        color=_dark(colour),
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0, 0.5)},
         annotation_clip=False,
     )
 
@@ -470,12 +478,12 @@ def blind_window(
 
 
 # How transports are drawn: beginning of the name, stroke, marker, colours; the last row is for
-# any other. What follows a comma in a name is a variant, drawn in the second colour. All colours
-# but OWN have a contrast to white of at least 3 : 1.
+# any other. What follows a comma in a name is a variant, drawn in the second colour. On white,
+# each has a contrast of at least 3 : 1.
 _TRANSPORTS = [
-    ("short", "-", "o", ("#C46A00", "#7A4200")),
+    ("short", "-", "o", ("#C46A00", "#8A2E00")),
     ("long", "--", "s", ("#8A3B8F", "#5B1F60")),
-    ("SSE", ":", "^", ("#7A4B2A", "#4A2A14")),
+    ("SSE", ":", "^", ("#5F6B00", "#3A4200")),
     ("WebSocket", "-", "D", (DATA, "#003C66")),
     ("", "-.", "P", (OWN, LOOP)),
 ]
