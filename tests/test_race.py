@@ -650,7 +650,7 @@ def test_a_race_is_late_by_a_tenth_of_the_delay_or_two_milliseconds(seconds, del
 def test_of_races_that_were_late_nothing_is_judged(capsys):
     with judging([late_by(0), late_by(1)]):
         raise AssertionError
-    assert capsys.readouterr().out.startswith("Not judged: 1 races were late in every try")
+    assert capsys.readouterr().out.startswith("Not judged. This machine is busy: 1 of 2 races")
 
 
 def test_races_on_time_are_judged_in_words(capsys):
@@ -684,4 +684,4 @@ async def test_races_that_are_late_every_time_are_said_to_be(capsys, monkeypatch
     assert all(each.is_late for each in found)
     printed = capsys.readouterr().out
     assert "2 races; 4 tries were thrown away" in printed
-    assert "2 races were late in every try" in printed
+    assert "This machine is busy: 2 of 2 races were late in every try" in printed

@@ -107,7 +107,7 @@ async def side_by_side(plans: Sequence[Plan]) -> list[Race]:
     tell(f"{len(done)} races; {again} tries were thrown away, for the event loop was late")
     print()
     if late:
-        print(_excuse(late))
+        print(_excuse(late, done))
     return [found for found, _ in done]
 
 
@@ -124,13 +124,13 @@ def judging(races: Sequence[Race]) -> Iterator[None]:
         if not late:
             what = f"{error}: " if str(error) else ""
             raise AssertionError(f"{what}measured on time, and not what the law says") from None
-        print(f"Not judged: {_excuse(late)}")
+        print(f"Not judged. {_excuse(late, races)}")
 
 
-def _excuse(late: Sequence[Race]) -> str:
+def _excuse(late: Sequence[Race], races: Sequence[object]) -> str:
     return (
-        f"{len(late)} races were late in every try, since this machine is busy: what came is\n"
-        "shown, but it may miss the law by as much."
+        f"This machine is busy: {len(late)} of {len(races)} races were late in every try.\n"
+        "What came is shown, but it may miss the law by as much."
     )
 
 
