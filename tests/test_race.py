@@ -664,23 +664,26 @@ def test_races_on_time_are_judged_in_words(capsys):
     assert capsys.readouterr().out == ""
 
 
-async def test_races_run_side_by_side_and_come_in_the_order_of_their_plans(capsys):
+async def test_races_come_in_the_order_of_their_plans(capsys):
     plans = [Plan([WebSocket()], schedule(5, n, seed=n), n / 100, n) for n in (1, 2)]
-    start = perf_counter()
     found = await side_by_side(plans)
-    assert perf_counter() - start < 6
     assert [each.delay for each in found] == [0.01, 0.02]
     assert [each.events for each in found] == [plan.events for plan in plans]
-    said = [line.split("\r")[-1] for line in capsys.readouterr().out.splitlines()]
-    assert said[0].startswith("2 races; ") and " tries were thrown away" in said[0]
+    *told, said = capsys.readouterr().out.split("\n")[0].split("\r")
+    assert any("1 arms connect" in text for text in told)
+    assert said.startswith("2 races; ") and " tries were thrown away" in said
 
 
-async def test_races_that_are_late_every_time_are_said_to_be(capsys, monkeypatch):
+async def test_races_run_side_by_side_and_are_said_to_be_late_every_time(capsys, monkeypatch):
+    both = asyncio.Barrier(2)
+
     async def late(*_: object, **__: object) -> Race:
+        await both.wait()
         return late_by(1)
 
     monkeypatch.setattr(running, "race", late)
-    found = await side_by_side([Plan([], [], 0), Plan([], [], 0)])
+    async with asyncio.timeout(5):
+        found = await side_by_side([Plan([], [], 0), Plan([], [], 0)])
     assert all(each.is_late for each in found)
     printed = capsys.readouterr().out
     assert "2 races; 4 tries were thrown away" in printed
