@@ -98,6 +98,73 @@ def test_labels_are_dark_enough_to_be_read_on_white(colour):
     assert dark == pytest.approx(same_hue)
 
 
+# The map
+
+MAP = ["class poll", "client", "gateway", "protocol", "frames", "handshake", "TCP", "cable"]
+
+
+def state(axes: Axes, layer: str) -> tuple[str, Rectangle]:
+    """What stands at the right of a layer's box, and the box."""
+    x, y = place(axes, layer)
+    [box] = [b for b in axes.patches if b.get_bbox().contains(x, y)]
+    [said] = [
+        text.get_text()
+        for text in axes.texts
+        if text.get_ha() == "right" and box.get_bbox().contains(*text.get_position())
+    ]
+    return said, box
+
+
+@pytest.mark.parametrize(
+    ("chapter", "here", "been", "to_come"),
+    [
+        ("00", "class poll", [], [*MAP[1:6], "cable"]),
+        ("01", "handshake", ["class poll"], ["client", "gateway", "protocol", "frames", "cable"]),
+        ("02", "frames", ["class poll", "handshake"], ["client", "gateway", "protocol", "cable"]),
+        ("03", "cable", ["handshake", "frames"], ["client", "gateway", "protocol"]),
+        ("04", "gateway", ["handshake", "frames", "cable"], ["client", "protocol"]),
+        ("05", "client", ["handshake", "frames", "cable", "gateway"], ["protocol"]),
+    ],
+)
+def test_the_map_says_where_the_reader_is_and_what_is_still_to_come(
+    draw, chapter, here, been, to_come
+):
+    axes = draw(drawings.stack, chapter)
+    said, box = state(axes, here)
+    assert said == "◀ you are here"
+    assert sum(text.get_text() == said for text in axes.texts) == 1
+    darkest = min(axes.patches, key=lambda each: sum(each.get_facecolor()))
+    assert box is darkest
+    assert all(" still to come" not in state(axes, layer)[0] for layer in been)
+    for layer in to_come:
+        said, box = state(axes, layer)
+        assert said.endswith(", still to come") and box.get_linestyle() == "--"
+    assert axes.get_title(loc="left").startswith(f"Chapter {chapter} ")
+    assert here.removeprefix("class ") in axes.get_title(loc="left")
+
+
+def test_the_map_has_every_layer_in_its_order_the_client_beside_the_gateway(draw):
+    axes = draw(drawings.stack, "01")
+    places = [place(axes, layer) for layer in MAP]
+    assert axes.yaxis_inverted()
+    assert [y for _, y in places] == sorted(y for _, y in places)
+    assert places[1][1] == places[2][1] and places[1][0] < places[2][0]
+    assert len({y for _, y in places}) == len(MAP) - 1
+    down, up = [each for each in axes.texts if isinstance(each, Annotation)]
+    assert down.xyann[1] < down.xy[1] and up.xyann[1] > up.xy[1], "down at the client's side"
+    assert down.xy[0] < 0 < up.xy[0]
+    assert place(axes, "browser or client")[0] == down.xy[0]
+
+
+def test_the_map_says_in_words_what_it_shows():
+    alt = drawings.stack("02").alt
+    assert alt.startswith("Chapter 02 takes the frames apart")
+    assert "frames, where a message begins and ends, and of which type it is (you are here)" in alt
+    assert "(chapter 05, still to come); gateway" in alt and "(chapter 01)" in alt
+    with pytest.raises(KeyError):
+        drawings.stack("07")
+
+
 # Ticks
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -53,6 +54,96 @@ class Picture:
         data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
         # Twice as many pixels as the page gives it: sharp on every screen.
         return data, {"image/png": {"alt": self.alt, "width": self._width}}
+
+
+class Layer(NamedTuple):
+    """A box of the map: what it is called, what it does, and the chapter that takes it apart."""
+
+    name: str
+    does: str
+    chapter: str | None
+
+
+# From the top down; where a row has two boxes, the left one is the client's.
+_STACK = [
+    [Layer("class poll", "a question, votes, a tally", "00")],
+    [
+        Layer("client", "whose answer is this?", "05"),
+        Layer("gateway", "which method is this for?", "04"),
+    ],
+    [Layer("protocol", "pieces become messages; pings and goodbyes are answered", "06")],
+    [Layer("frames", "where a message begins and ends, and of which type it is", "02")],
+    [Layer("handshake", "HTTP, once, and then WebSocket", "01")],
+    [Layer("TCP", "bytes in order, both ways", None)],
+    [Layer("cable", "every byte and every way takes time", "03")],
+]
+
+_HERE = {
+    "00": "Chapter 00 runs the poll: everything below carries its votes",
+    "01": "Chapter 01 takes the handshake apart: how HTTP becomes a WebSocket",
+    "02": "Chapter 02 takes the frames apart: what a message is in bytes",
+    "03": "Chapter 03 measures the cable: what crosses it, and when it arrives",
+    "04": "Chapter 04 builds the gateway: a method for each kind of message",
+    "05": "Chapter 05 builds the client: each answer to the one who asked",
+}
+
+
+def stack(chapter: str) -> Picture:
+    """The map of the series: what a vote passes through, and *you are here*.
+
+    `chapter` is a number from "00" to "05"; what later chapters take apart is still to come.
+    Raises KeyError for a chapter without a place on the map.
+    """
+    title = _HERE[chapter]
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 4.6))
+        axes = figure.subplots()
+        for row, layers in enumerate(_STACK):
+            width = 10 / len(layers)
+            for column, layer in enumerate(layers):
+                _draw_layer(axes, layer, (column * width, row, width), chapter)
+        bottom = len(_STACK) - 0.5
+        for x, side, (begin, end) in (
+            (-0.35, "browser or client", (0, bottom)),
+            (10.35, "server", (bottom, 0)),
+        ):
+            arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
+            axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
+            axes.text(x, -0.12, side, ha="left" if x < 0 else "right", va="bottom", weight="bold")
+        axes.text(5, -0.12, "a vote goes down, across and up", ha="center", va="bottom")
+        axes.set(xlim=(-0.6, 10.6), ylim=(len(_STACK), -0.5), title=title)
+        axes.axis("off")
+        said = "; ".join(
+            f"{layer.name}, {layer.does} ({_state(layer, chapter)})"
+            for layers in _STACK
+            for layer in layers
+        )
+        return Picture(figure, f"{title}. The whole stack from the top down: {said}.")
+
+
+def _state(layer: Layer, chapter: str) -> str:
+    """What the map says of a layer to a reader of a chapter."""
+    if layer.chapter == chapter:
+        return "you are here"
+    if layer.chapter is None:
+        return "your operating system's"
+    return f"chapter {layer.chapter}" + (", still to come" if layer.chapter > chapter else "")
+
+
+def _draw_layer(axes: Axes, layer: Layer, place: tuple[float, int, float], chapter: str) -> None:
+    """A layer's box: dark where the reader is, dashed where no chapter has been yet."""
+    x, y, width = place
+    state = _state(layer, chapter)
+    looks, ink = {"facecolor": "#EEEEEE", "edgecolor": LOOP, "linewidth": 1}, "black"
+    if state == "you are here":
+        looks, ink, state = {"facecolor": "#333333", "edgecolor": "black"}, "white", f"◀ {state}"
+    elif state.endswith("to come"):
+        looks = {"facecolor": "white", "edgecolor": LOOP, "linewidth": 1, "linestyle": "--"}
+    axes.add_patch(Rectangle((x + 0.08, y + 0.06), width - 0.16, 0.88, **looks))
+    axes.text(x + 0.25, y + 0.34, layer.name, va="center", weight="bold", color=ink)
+    axes.text(x + 0.25, y + 0.71, layer.does, va="center", color=ink, fontsize=9.5)
+    beside = {"ha": "right", "va": "center", "color": ink, "fontsize": 9.5}
+    axes.text(x + width - 0.25, y + 0.34, state, **beside)
 
 
 def longest_gap(stamps: Sequence[float]) -> tuple[float, float]:
