@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
+from html import unescape
+from io import BytesIO
 from itertools import combinations
 
 import pytest
@@ -12,6 +16,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from nestling.frames import Frame, Opcode, encode
 from nestling.handshake import Headers, Request, Response
+from PIL import Image
 from workbench import drawings
 from workbench.drawings import CONTROL, DATA, HTTP, LENGTH, LOOP, MASK, OWN, TROUBLE
 from workbench.trace import Body, Content, End, Item, Trace, Undecoded
@@ -66,11 +71,22 @@ def test_pictures_are_small_pngs_that_say_in_words_what_they_show():
     frame = drawings.frame(HELLO, "A frame")
     for picture in (sequence, frame):
         assert picture.png.startswith(b"\x89PNG")
-        assert len(picture.png) < 100_000
         data, metadata = picture._repr_mimebundle_()
         assert data["text/plain"] == metadata["image/png"]["alt"] == picture.alt
+        assert data["text/html"] == picture.html
     assert sequence.alt == "All. In this order, client: GET /; server: 200 OK."
     assert frame.alt == "A frame: TEXT, masked, a header of 6 bytes and a payload of 5."
+
+
+def test_the_page_gets_its_words_in_html_and_twice_as_many_pixels_as_it_shows():
+    picture = drawings.ticks({"one": [0, 1]}, '"<A & B>"')
+    source, alt, width = re.fullmatch(
+        '<img src="data:image/png;base64,(.*)" alt="(.*)" width="(.*)">', picture.html
+    ).groups()
+    assert unescape(alt) == picture.alt and '"' not in alt
+    sharp, plain = (Image.open(BytesIO(png)) for png in (base64.b64decode(source), picture.png))
+    assert plain.width == int(width) == 800
+    assert sharp.size == (2 * plain.width, 2 * plain.height)
 
 
 def test_the_colours_are_those_that_the_colour_blind_can_tell_apart():
@@ -193,6 +209,14 @@ def test_the_longest_gap_is_found_wherever_it_is():
     assert drawings.longest_gap([0, 3, 4, 5]) == (0, 3)
     assert drawings.longest_gap([0, 1, 4, 5]) == (1, 4)
     assert drawings.longest_gap([0, 1, 2, 5]) == (2, 5)
+
+
+def test_the_words_say_where_a_gap_is():
+    rows = {"calm": [0.0, 0.1], "held up": [0.0, 0.5]}
+    alt = drawings.ticks(rows, "Two").alt
+    assert alt == (
+        "Two. A stroke for each tick: calm, without a gap; held up, a gap in which nothing ticks."
+    )
 
 
 def test_ticks_need_two_stamps():

@@ -39,6 +39,8 @@ SETTINGS = {
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
 
+PICTURE = ".jp-OutputArea-output img"
+
 ECHO = """
 from workbench import kernel
 
@@ -122,16 +124,16 @@ async def jupyterlab(tmp_path: Path) -> AsyncIterator[tuple[str, Path]]:
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Page]:
-    """A page whose uncaught errors fail the test."""
+async def browser(known: str | None = None) -> AsyncIterator[Page]:
+    """A page whose uncaught errors fail the test, but for those with a `known` text."""
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = await launched.new_page(viewport={"width": 1280, "height": 900})
         uncaught = []
-        page.on("pageerror", lambda error: uncaught.append(error))
+        page.on("pageerror", lambda error: uncaught.append(str(error)))
         yield page
         await launched.close()
-        assert not uncaught
+        assert not [error for error in uncaught if not known or known not in error]
 
 
 async def prompts(page: Page) -> list[str]:
@@ -181,6 +183,7 @@ async def visit(path: Path, folder: Path) -> None:
                 ".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']"
             )
             assert await errors.all_inner_texts() == []
+            assert await page.locator(f"{PICTURE}:not([alt]), {PICTURE}[alt='']").count() == 0
         await photograph(page, path.stem)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -35,25 +36,36 @@ OWN = "#56B4E9"  # a transport of the reader's own
 
 
 class Picture:
-    """A figure as a cell displays it: a PNG, with words for those who cannot see it.
+    """A figure as a cell displays it, with words for those who cannot see it.
+
+    A page shows the HTML, whose image has the words as its alternative text: notebooks drop
+    that of a bare PNG. The PNG beside it is for what shows no HTML, such as a PDF.
 
     png: the image's bytes
     alt: what it shows, in a sentence or two
     """
 
     def __init__(self, figure: Figure, alt: str) -> None:
-        drawn, packed = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=2 * figure.dpi)
-        # A palette is enough for what is drawn here, and makes it a third of the size.
-        Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
-        self.png = packed.getvalue()
         self.alt = alt
-        self._width = int(figure.bbox.width)
+        self.png = _png(figure, 1)
+        width = int(figure.bbox.width)
+        # Twice as many pixels as the page gives it: sharp on every screen.
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 2)).decode()}"
+        self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
-        # Twice as many pixels as the page gives it: sharp on every screen.
-        return data, {"image/png": {"alt": self.alt, "width": self._width}}
+        png = base64.b64encode(self.png).decode()
+        data = {"text/html": self.html, "image/png": png, "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+def _png(figure: Figure, scale: int) -> bytes:
+    """The figure as a PNG of `scale` pixels to each of the page's."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
+    # A palette is enough for what is drawn here, and makes it a third of the size.
+    Image.open(drawn).convert("RGB").quantize(32).save(packed, "png", optimize=True)
+    return packed.getvalue()
 
 
 class Layer(NamedTuple):
@@ -162,10 +174,13 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 0.6 + 0.9 * len(rows)))
         axes = figure.subplots()
-        for height, stamps in enumerate(rows.values()):
+        said = []
+        for height, (label, stamps) in enumerate(rows.items()):
             axes.vlines(stamps, height - 0.32, height + 0.32, color=LOOP, linewidth=1.6)
             begin, end = longest_gap(stamps)
-            if end - begin > 0.2:
+            gap = end - begin > 0.2
+            said.append(f"{label}, {'a gap in which nothing ticks' if gap else 'without a gap'}")
+            if gap:
                 axes.barh(height, end - begin, 0.64, begin, color=TROUBLE, alpha=0.25)
                 axes.text(
                     (begin + end) / 2,
@@ -179,7 +194,7 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
         axes.set_title(title)
-        return Picture(figure, f"{title}: a row of strokes for each of {', '.join(rows)}.")
+        return Picture(figure, f"{title}. A stroke for each tick: {'; '.join(said)}.")
 
 
 def sequence(trace: Trace, title: str) -> Picture:
