@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from pygments.lexers import get_lexer_by_name
 from pygments.style import Style
 from pygments.token import Comment, Keyword, Literal, Operator
 
@@ -27,8 +27,9 @@ class _Marks(Style):
 class Source:
     """The source of some functions and classes; a cell shows it highlighted."""
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, language: str = "python") -> None:
         self.code = code
+        self.language = language
 
     def __repr__(self) -> str:
         return self.code
@@ -37,7 +38,7 @@ class Source:
         # The styles stand at each mark, since not every page has a sheet for them.
         fixed = "font-family: monospace; line-height: 1.3"
         look = HtmlFormatter(noclasses=True, style=_Marks, nobackground=True, prestyles=fixed)
-        return highlight(self.code, PythonLexer(), look)
+        return highlight(self.code, get_lexer_by_name(self.language), look)
 
 
 def show(*definitions: Any) -> Source:
