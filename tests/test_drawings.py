@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
+from html import unescape
+from io import BytesIO
 from itertools import combinations
 from math import nan
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
@@ -13,6 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from nestling.frames import Frame, Opcode, encode
 from nestling.handshake import Headers, Request, Response
+from PIL import Image
 from workbench import drawings
 from workbench.drawings import CONTROL, DATA, HTTP, LENGTH, LOOP, MASK, OWN, TROUBLE
 from workbench.trace import Body, Content, End, Item, Trace, Undecoded
@@ -67,23 +73,69 @@ def test_pictures_are_small_pngs_that_say_in_words_what_they_show():
     frame = drawings.frame(HELLO, "A frame")
     for picture in (sequence, frame):
         assert picture.png.startswith(b"\x89PNG")
-        assert len(picture.png) < 100_000
         data, metadata = picture._repr_mimebundle_()
         assert data["text/plain"] == metadata["image/png"]["alt"] == picture.alt
+        assert data["text/html"] == picture.html
     assert sequence.alt == "All. In this order, client: GET /; server: 200 OK."
-    assert frame.alt == "A frame: TEXT, masked, a header of 6 bytes and a payload of 5."
+    assert frame.alt == (
+        "A frame. The bits of the first two bytes: FIN 1, RSV 000, opcode 0001 (TEXT), MASK 1 "
+        "(masked), length 0000101. Then the rest of a header of 6 bytes, and a payload of 5, "
+        "which begins 'Hello'."
+    )
 
 
-def test_the_colours_are_those_that_the_colour_blind_can_tell_apart():
-    """Okabe and Ito's, each with its meaning; chapter 01 calls the arrows of a goodbye green."""
-    assert HTTP == "#E69F00", "orange"
-    assert DATA == "#0072B2", "blue"
-    assert CONTROL == "#009E73", "bluish green"
-    assert LENGTH == "#F0E442", "yellow"
-    assert MASK == "#CC79A7", "reddish purple"
-    assert TROUBLE == "#D55E00", "vermilion"
-    assert OWN == "#C2185B", "crimson, not theirs"
-    assert len(set(to_rgb(LOOP))) == 1, "a grey"
+def test_the_page_gets_its_words_in_html_and_twice_as_many_pixels_as_it_shows():
+    picture = drawings.ticks({"one": [0, 1]}, '"<A & B>"')
+    source, alt, width = re.fullmatch(
+        '<img src="data:image/png;base64,(.*)" alt="(.*)" width="(.*)">', picture.html
+    ).groups()
+    assert unescape(alt) == picture.alt and '"' not in alt
+    sharp, plain = (Image.open(BytesIO(png)) for png in (base64.b64decode(source), picture.png))
+    assert plain.width == int(width) == 800
+    assert sharp.size == (2 * plain.width, 2 * plain.height)
+
+
+def luminance(rgb: tuple[float, ...]) -> float:
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(rgb), strict=True))
+
+
+def linear(rgb: tuple[float, ...]) -> list[float]:
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+
+
+# What the eyes of most people, and of those without red or green cones, make of linear RGB
+# (Machado and others, 2009).
+EYES = [
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+]
+
+
+def lab(colour: str, eyes: list[list[float]]) -> np.ndarray:
+    """A colour in CIELAB, in which distances are those that one sees."""
+    seen = np.clip(np.array(eyes) @ linear(to_rgb(colour)), 0, 1)
+    to_xyz = [[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]]
+    x, y, z = np.cbrt(np.array(to_xyz) @ seen + 1e-4)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+LINES = [LOOP, HTTP, DATA, CONTROL, MASK, TROUBLE, OWN]
+
+
+@pytest.mark.parametrize("colour", LINES)
+def test_lines_and_marks_stand_out_from_white(colour):
+    assert 1.05 / (luminance(to_rgb(colour)) + 0.05) >= 3
+
+
+def test_what_shares_a_figure_can_be_told_apart_by_the_colour_blind():
+    """Chapter 01 calls the arrows of a goodbye green: CONTROL is Okabe and Ito's."""
+    assert CONTROL == "#009E73"
+    alike = {frozenset((LOOP, OWN)), frozenset((CONTROL, OWN))}  # their marks differ
+    for one, other in combinations([*LINES, LENGTH], 2):
+        if frozenset((one, other)) not in alike:
+            apart = min(np.linalg.norm(lab(one, eyes) - lab(other, eyes)) for eyes in EYES)
+            assert apart > 12, (one, other)
 
 
 @pytest.mark.parametrize("colour", [HTTP, DATA, CONTROL, TROUBLE, LOOP])
@@ -93,6 +145,73 @@ def test_labels_are_dark_enough_to_be_read_on_white(colour):
     brightest = max(to_rgb(colour))
     same_hue = [part * max(dark) / brightest for part in to_rgb(colour)]
     assert dark == pytest.approx(same_hue)
+
+
+# The map
+
+MAP = ["class poll", "client", "gateway", "protocol", "frames", "handshake", "TCP", "cable"]
+
+
+def state(axes: Axes, layer: str) -> tuple[str, Rectangle]:
+    """What stands at the right of a layer's box, and the box."""
+    x, y = place(axes, layer)
+    [box] = [b for b in axes.patches if b.get_bbox().contains(x, y)]
+    [said] = [
+        text.get_text()
+        for text in axes.texts
+        if text.get_ha() == "right" and box.get_bbox().contains(*text.get_position())
+    ]
+    return said, box
+
+
+@pytest.mark.parametrize(
+    ("chapter", "here", "been", "to_come"),
+    [
+        ("00", "class poll", [], [*MAP[1:6], "cable"]),
+        ("01", "handshake", ["class poll"], ["client", "gateway", "protocol", "frames", "cable"]),
+        ("02", "frames", ["class poll", "handshake"], ["client", "gateway", "protocol", "cable"]),
+        ("03", "cable", ["handshake", "frames"], ["client", "gateway", "protocol"]),
+        ("04", "gateway", ["handshake", "frames", "cable"], ["client", "protocol"]),
+        ("05", "client", ["handshake", "frames", "cable", "gateway"], ["protocol"]),
+    ],
+)
+def test_the_map_says_where_the_reader_is_and_what_is_still_to_come(
+    draw, chapter, here, been, to_come
+):
+    axes = draw(drawings.stack, chapter)
+    said, box = state(axes, here)
+    assert said == "◀ you are here"
+    assert sum(text.get_text() == said for text in axes.texts) == 1
+    darkest = min(axes.patches, key=lambda each: sum(each.get_facecolor()))
+    assert box is darkest
+    assert all(" still to come" not in state(axes, layer)[0] for layer in been)
+    for layer in to_come:
+        said, box = state(axes, layer)
+        assert said.endswith(", still to come") and box.get_linestyle() == "--"
+    assert axes.get_title(loc="left").startswith(f"Chapter {chapter} ")
+    assert here.removeprefix("class ") in axes.get_title(loc="left")
+
+
+def test_the_map_has_every_layer_in_its_order_the_client_beside_the_gateway(draw):
+    axes = draw(drawings.stack, "01")
+    places = [place(axes, layer) for layer in MAP]
+    assert axes.yaxis_inverted()
+    assert [y for _, y in places] == sorted(y for _, y in places)
+    assert places[1][1] == places[2][1] and places[1][0] < places[2][0]
+    assert len({y for _, y in places}) == len(MAP) - 1
+    down, up = [each for each in axes.texts if isinstance(each, Annotation)]
+    assert down.xyann[1] < down.xy[1] and up.xyann[1] > up.xy[1], "down at the client's side"
+    assert down.xy[0] < 0 < up.xy[0]
+    assert place(axes, "browser or client")[0] == down.xy[0]
+
+
+def test_the_map_says_in_words_what_it_shows():
+    alt = drawings.stack("02").alt
+    assert alt.startswith("Chapter 02 takes the frames apart")
+    assert "frames, where a message begins and ends, and of which type it is (you are here)" in alt
+    assert "(chapter 05, still to come); gateway" in alt and "(chapter 01)" in alt
+    with pytest.raises(KeyError):
+        drawings.stack("07")
 
 
 # Ticks
@@ -123,6 +242,14 @@ def test_the_longest_gap_is_found_wherever_it_is():
     assert drawings.longest_gap([0, 3, 4, 5]) == (0, 3)
     assert drawings.longest_gap([0, 1, 4, 5]) == (1, 4)
     assert drawings.longest_gap([0, 1, 2, 5]) == (2, 5)
+
+
+def test_the_words_say_where_a_gap_is():
+    rows = {"calm": [0.0, 0.1], "held up": [0.0, 0.5]}
+    alt = drawings.ticks(rows, "Two").alt
+    assert alt == (
+        "Two. A stroke for each tick: calm, without a gap; held up, a gap in which nothing ticks."
+    )
 
 
 def test_ticks_need_two_stamps():
@@ -226,11 +353,6 @@ def test_of_nothing_there_is_no_picture(function):
 ARMS = ["short poll 1 s", "long poll", "SSE", "WebSocket", "carrier pigeons"]
 
 
-def luminance(colour: str) -> float:
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
 def test_each_transport_has_a_colour_a_stroke_and_a_mark_of_its_own_also_one_of_the_readers():
     styles = [drawings._arm(name) for name in ARMS]
     for (line, marker), (other_line, other_marker) in combinations(styles, 2):
@@ -247,7 +369,7 @@ def test_a_variant_differs_in_its_colour_alone(name):
     assert line["linestyle"] == variant["linestyle"]
     assert line["color"] != variant["color"]
     for colour in (line["color"], variant["color"]):
-        assert 1.05 / (luminance(colour) + 0.05) >= 3, "seen on white"
+        assert 1.05 / (luminance(to_rgb(colour)) + 0.05) >= 3, "seen on white"
 
 
 def names(axes: Axes) -> dict[str, Annotation]:
@@ -453,7 +575,8 @@ def boxes(axes: Axes, row: float) -> list[Rectangle]:
     """The boxes of the upper row, 0, or the lower one, 1, from left to right."""
     rows = sorted({box.get_y() for box in axes.patches})
     found = [box for box in axes.patches if box.get_y() == rows[row]]
-    assert [box.get_x() for box in found] == list(range(len(found)))
+    begin = found[0].get_x()
+    assert [box.get_x() for box in found] == list(range(begin, begin + len(found)))
     return found
 
 
@@ -471,46 +594,83 @@ def texts(axes: Axes, row: int) -> str:
 @pytest.mark.parametrize(
     ("frame", "kind", "header"),
     [
-        (Frame(Opcode.TEXT, b"Hello", mask=b"abcd"), DATA, [LENGTH, *[MASK] * 4]),
-        (Frame(Opcode.BINARY, b"Hello"), DATA, [LENGTH]),
-        (Frame(Opcode.PING, b"Hello", mask=b"abcd"), CONTROL, [LENGTH, *[MASK] * 4]),
-        (Frame(Opcode.TEXT, bytes(300)), DATA, [LENGTH] * 3),
+        (Frame(Opcode.TEXT, b"Hello", mask=b"abcd"), DATA, [MASK] * 4),
+        (Frame(Opcode.BINARY, b"Hello"), DATA, []),
+        (Frame(Opcode.PING, b"Hello", mask=b"abcd"), CONTROL, [MASK] * 4),
+        (Frame(Opcode.TEXT, bytes(300)), DATA, [LENGTH] * 2),
+        (Frame(Opcode.TEXT, bytes(2**16), mask=b"abcd"), DATA, [*[LENGTH] * 8, *[MASK] * 4]),
     ],
 )
 def test_the_colours_of_a_frame_are_those_of_its_fields(draw, frame, kind, header):
     axes = draw(drawings.frame, raw := encode(frame), "A frame")
     bits = [*[kind] * 8, MASK, *[LENGTH] * 7]
     assert fields(axes, 0) == [to_rgb(colour) for colour in bits]
-    drawn = raw[:16]
-    payload = [kind] * (len(drawn) - 1 - len(header))
-    assert fields(axes, 1) == [to_rgb(colour) for colour in [kind, *header, *payload]]
+    drawn = raw[2:16]
+    payload = [kind] * (len(drawn) - len(header))
+    assert fields(axes, 1) == [to_rgb(colour) for colour in [*header, *payload]]
     assert texts(axes, 0).replace(" ", "") == f"{raw[0]:08b}{raw[1]:08b}"
     assert texts(axes, 1) == drawn.hex(" ")
     strengths = [box.get_facecolor()[3] for box in boxes(axes, 1)]
-    assert min(strengths[: 1 + len(header)]) > max(strengths[1 + len(header) :])
+    assert set(strengths[len(header) :]) == {0.2} and min(strengths[: len(header)], default=1) > 0.2
 
 
-def test_the_names_of_the_fields_stand_above_their_bits(draw):
+def test_the_names_of_the_fields_stand_above_their_bits_and_the_bytes_below(draw):
     axes = draw(drawings.frame, HELLO, "A frame")
     middles = [place(axes, name)[0] for name in ("FIN", "RSV", "opcode", "MASK", "length")]
     assert middles == [0.5, 2.5, 6, 8.5, 12.5]
     assert axes.yaxis_inverted()
-    assert place(axes, "FIN")[1] < boxes(axes, 0)[0].get_y() < boxes(axes, 1)[0].get_y()
+    bits, rest = boxes(axes, 0)[0], boxes(axes, 1)[0]
+    assert place(axes, "FIN")[1] < bits.get_y()
+    for said, middle in (("the first byte, 81", 4), ("the second byte, 85", 12)):
+        x, y = place(axes, said)
+        assert x == middle and bits.get_y() + 1 < y < rest.get_y() - 1
 
 
-def test_the_payload_stands_unmasked_under_its_bytes(draw):
-    axes = draw(drawings.frame, encode(Frame(Opcode.TEXT, b"Hey\x00", mask=b"abcd")), "A frame")
-    last = boxes(axes, 1)[-4:]
-    below = [place(axes, char) for char in "Hey·"]
-    assert [x for x, _ in below] == [box.get_x() + 0.5 for box in last]
-    assert all(y > last[0].get_y() + 1 for _, y in below)
+def test_the_names_of_the_other_fields_stand_above_their_bytes(draw):
+    raw = encode(Frame(Opcode.TEXT, bytes(300), mask=b"abcd"))
+    axes = draw(drawings.frame, raw, "A frame")
+    row = boxes(axes, 1)
+    lengths = [text.get_position() for text in axes.texts if text.get_text() == "length"]
+    assert sorted(lengths, key=lambda xy: xy[1])[1][0] == row[0].get_x() + 1
+    assert place(axes, "masking key")[0] == row[2].get_x() + 2
+    assert place(axes, "payload")[0] == row[6].get_x() + 4
 
 
-@pytest.mark.parametrize(("size", "more"), [(14, None), (15, 1), (120, 106)])
+@pytest.mark.parametrize(
+    ("frame", "signs"),
+    [
+        (Frame(Opcode.TEXT, b"Hey\x00", mask=b"abcd"), {"H": 0.5, "e": 1.5, "y": 2.5, "·": 3.5}),
+        (Frame(Opcode.TEXT, "Grüße".encode()), {"G": 0.5, "r": 1.5, "ü": 3, "ß": 5, "e": 6.5}),
+        (Frame(Opcode.TEXT, "a你".encode()), {"a": 0.5, "·": 2.5}),
+        (Frame(Opcode.CLOSE, b"\x03\xe8bye"), {"1000": 1, "b": 2.5, "y": 3.5, "e": 4.5}),
+        (Frame(Opcode.PING, b"\xffhi"), {"·": 0.5, "h": 1.5, "i": 2.5}),
+    ],
+)
+def test_what_a_payload_says_stands_under_the_bytes_that_say_it(draw, frame, signs):
+    axes = draw(drawings.frame, encode(frame), "A frame")
+    row = boxes(axes, 1)[-len(frame.payload) :]
+    for sign, middle in signs.items():
+        x, y = place(axes, sign)
+        assert x == row[0].get_x() + middle and y > row[0].get_y() + 1
+    assert place(axes, "unmasked" if frame.mask else "says")[1] == y
+
+
+def test_bytes_of_a_binary_message_say_nothing(draw):
+    axes = draw(drawings.frame, encode(Frame(Opcode.BINARY, b"Hello")), "A frame")
+    assert not {"H", "says"} & {text.get_text() for text in axes.texts}
+
+
+@pytest.mark.parametrize(
+    ("size", "more"), [(14, []), (15, ["and 1 byte more"]), (16, ["and 2 bytes more"])]
+)
 def test_of_a_long_frame_the_rest_is_counted(draw, size, more):
     axes = draw(drawings.frame, encode(Frame(Opcode.BINARY, b"x" * size)), "A frame")
-    said = [text.get_text() for text in axes.texts if "more" in text.get_text()]
-    assert said == ([f"and {more} bytes more"] if more else [])
+    assert [text.get_text() for text in axes.texts if "more" in text.get_text()] == more
+
+
+def test_a_frame_of_two_bytes_has_no_others(draw):
+    axes = draw(drawings.frame, encode(Frame(Opcode.PING)), "A frame")
+    assert len(axes.patches) == 16
 
 
 @pytest.mark.parametrize("raw", [HELLO + HELLO, HELLO[:-1], b"", HELLO + b"\x00"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from itertools import pairwise
 from math import nan
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
-from nestling.frames import Decoder, Frame, encode
+from nestling.frames import Decoder, Frame, Opcode, encode
 from nestling.handshake import Request, Response
 from PIL import Image
 
@@ -23,15 +26,15 @@ from workbench.trace import Body, Content, Trace, Undecoded
 
 STYLE = Path(__file__).with_name("nestling.mplstyle")
 
-# One meaning for each colour in the whole series, told apart by the colour-blind
-# too (Okabe and Ito's palette, but for OWN).
+# One meaning for each colour in the whole series, told apart by the colour-blind too, and
+# all but LENGTH, which only fills boxes, dark enough for lines on white.
 LOOP = "#555555"
-HTTP = "#E69F00"
+HTTP = "#C07E00"
 DATA = "#0072B2"
 CONTROL = "#009E73"
 LENGTH = "#F0E442"
 MASK = "#CC79A7"
-TROUBLE = "#D55E00"
+TROUBLE = "#8B0000"
 OWN = "#C2185B"  # a transport of the reader's own
 
 # What is drawn as a line: its x and its y.
@@ -39,25 +42,126 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 class Picture:
-    """A figure as a cell displays it: a PNG, with words for those who cannot see it.
+    """A figure as a cell displays it, with words for those who cannot see it.
+
+    A page shows the HTML, whose image has the words as its alternative text: notebooks drop
+    that of a bare PNG. The PNG beside it is for what shows no HTML, such as a PDF.
 
     png: the image's bytes
     alt: what it shows, in a sentence or two
     """
 
     def __init__(self, figure: Figure, alt: str) -> None:
-        drawn, packed = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=2 * figure.dpi)
-        # A palette is enough for what is drawn here, and makes it a third of the size.
-        Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
-        self.png = packed.getvalue()
         self.alt = alt
-        self._width = int(figure.bbox.width)
+        self.png = _png(figure, 1)
+        width = int(figure.bbox.width)
+        # Twice as many pixels as the page gives it: sharp on every screen.
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 2)).decode()}"
+        self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
-        # Twice as many pixels as the page gives it: sharp on every screen.
-        return data, {"image/png": {"alt": self.alt, "width": self._width}}
+        png = base64.b64encode(self.png).decode()
+        data = {"text/html": self.html, "image/png": png, "text/plain": self.alt}
+        return data, {"image/png": {"alt": self.alt}}
+
+
+def _png(figure: Figure, scale: int) -> bytes:
+    """The figure as a PNG of `scale` pixels to each of the page's."""
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
+    # A palette is enough for what is drawn here, and makes it a third of the size.
+    Image.open(drawn).convert("RGB").quantize(32).save(packed, "png", optimize=True)
+    return packed.getvalue()
+
+
+class Layer(NamedTuple):
+    """A box of the map: what it is called, what it does, and the chapter that takes it apart."""
+
+    name: str
+    does: str
+    chapter: str | None
+
+
+# From the top down; where a row has two boxes, the left one is the client's.
+_STACK = [
+    [Layer("class poll", "a question, votes, a tally", "00")],
+    [
+        Layer("client", "whose answer is this?", "05"),
+        Layer("gateway", "which method is this for?", "04"),
+    ],
+    [Layer("protocol", "pieces become messages; pings and goodbyes are answered", "06")],
+    [Layer("frames", "where a message begins and ends, and of which type it is", "02")],
+    [Layer("handshake", "HTTP, once, and then WebSocket", "01")],
+    [Layer("TCP", "bytes in order, both ways", None)],
+    [Layer("cable", "every byte and every way takes time", "03")],
+]
+
+_HERE = {
+    "00": "Chapter 00 runs the poll: everything below carries its votes",
+    "01": "Chapter 01 takes the handshake apart: how HTTP becomes a WebSocket",
+    "02": "Chapter 02 takes the frames apart: what a message is in bytes",
+    "03": "Chapter 03 measures the cable: what crosses it, and when it arrives",
+    "04": "Chapter 04 builds the gateway: a method for each kind of message",
+    "05": "Chapter 05 builds the client: each answer to the one who asked",
+}
+
+
+def stack(chapter: str) -> Picture:
+    """The map of the series: what a vote passes through, and *you are here*.
+
+    `chapter` is a number from "00" to "05"; what later chapters take apart is still to come.
+    Raises KeyError for a chapter without a place on the map.
+    """
+    title = _HERE[chapter]
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 4.6))
+        axes = figure.subplots()
+        for row, layers in enumerate(_STACK):
+            width = 10 / len(layers)
+            for column, layer in enumerate(layers):
+                _draw_layer(axes, layer, (column * width, row, width), chapter)
+        bottom = len(_STACK) - 0.5
+        for x, side, (begin, end) in (
+            (-0.35, "browser or client", (0, bottom)),
+            (10.35, "server", (bottom, 0)),
+        ):
+            arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
+            axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
+            axes.text(x, -0.12, side, ha="left" if x < 0 else "right", va="bottom", weight="bold")
+        axes.text(5, -0.12, "a vote goes down, across and up", ha="center", va="bottom")
+        axes.set(xlim=(-0.6, 10.6), ylim=(len(_STACK), -0.5), title=title)
+        axes.axis("off")
+        said = "; ".join(
+            f"{layer.name}, {layer.does} ({_state(layer, chapter)})"
+            for layers in _STACK
+            for layer in layers
+        )
+        return Picture(figure, f"{title}. The whole stack from the top down: {said}.")
+
+
+def _state(layer: Layer, chapter: str) -> str:
+    """What the map says of a layer to a reader of a chapter."""
+    if layer.chapter == chapter:
+        return "you are here"
+    if layer.chapter is None:
+        return "your operating system's"
+    return f"chapter {layer.chapter}" + (", still to come" if layer.chapter > chapter else "")
+
+
+def _draw_layer(axes: Axes, layer: Layer, place: tuple[float, int, float], chapter: str) -> None:
+    """A layer's box: dark where the reader is, dashed where no chapter has been yet."""
+    x, y, width = place
+    state = _state(layer, chapter)
+    looks, ink = {"facecolor": "#EEEEEE", "edgecolor": LOOP, "linewidth": 1}, "black"
+    if state == "you are here":
+        looks, ink, state = {"facecolor": "#333333", "edgecolor": "black"}, "white", f"◀ {state}"
+    elif state.endswith("to come"):
+        looks = {"facecolor": "white", "edgecolor": LOOP, "linewidth": 1, "linestyle": "--"}
+    axes.add_patch(Rectangle((x + 0.08, y + 0.06), width - 0.16, 0.88, **looks))
+    axes.text(x + 0.25, y + 0.34, layer.name, va="center", weight="bold", color=ink)
+    axes.text(x + 0.25, y + 0.71, layer.does, va="center", color=ink, fontsize=9.5)
+    beside = {"ha": "right", "va": "center", "color": ink, "fontsize": 9.5}
+    axes.text(x + width - 0.25, y + 0.34, state, **beside)
 
 
 def longest_gap(stamps: Sequence[float]) -> tuple[float, float]:
@@ -76,10 +180,13 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 0.6 + 0.9 * len(rows)))
         axes = figure.subplots()
-        for height, stamps in enumerate(rows.values()):
+        said = []
+        for height, (label, stamps) in enumerate(rows.items()):
             axes.vlines(stamps, height - 0.32, height + 0.32, color=LOOP, linewidth=1.6)
             begin, end = longest_gap(stamps)
-            if end - begin > 0.2:
+            gap = end - begin > 0.2
+            said.append(f"{label}, {'a gap in which nothing ticks' if gap else 'without a gap'}")
+            if gap:
                 axes.barh(height, end - begin, 0.64, begin, color=TROUBLE, alpha=0.25)
                 axes.text(
                     (begin + end) / 2,
@@ -87,13 +194,13 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
                     f"nothing for {end - begin:.2f} s",
                     ha="center",
                     va="center",
-                    color="#7A3500",
+                    color=TROUBLE,
                 )
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
         axes.set_xlabel("seconds")
         axes.set_title(title)
-        return Picture(figure, f"{title}: a row of strokes for each of {', '.join(rows)}.")
+        return Picture(figure, f"{title}. A stroke for each tick: {'; '.join(said)}.")
 
 
 def sequence(trace: Trace, title: str) -> Picture:
@@ -497,7 +604,7 @@ def _arm(name: str) -> tuple[dict[str, str], str]:
 
 
 def frame(raw: bytes, title: str) -> Picture:
-    """The bytes of one frame: the first two bit by bit, then all of them, by their fields.
+    """The bytes of one frame: the first two bit by bit, and below them the others.
 
     Of a long payload only the beginning is drawn. Raises ValueError unless `raw` is
     exactly one whole frame.
@@ -505,62 +612,98 @@ def frame(raw: bytes, title: str) -> Picture:
     [decoded] = Decoder(max_payload=len(raw), allowed_rsv=7).feed(raw)
     if encode(decoded) != raw:
         raise ValueError(f"one frame of {len(encode(decoded))} bytes, and {len(raw)} were given")
-    header = len(raw) - len(decoded.payload)
     kind = CONTROL if decoded.opcode.is_control else DATA
+    header = len(raw) - len(decoded.payload)
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 2.6))
+        figure = Figure(figsize=(8, 3.1 if len(raw) > 2 else 1.6))
         axes = figure.subplots()
         _draw_bits(axes, raw, kind)
-        _draw_bytes(axes, raw, decoded, header, kind)
-        axes.set(xlim=(-0.1, 16.1), ylim=(4.2, -0.8), title=title)
+        if len(raw) > 2:
+            _draw_rest(axes, raw, decoded, kind)
+        bottom = 5.3 if len(raw) > 2 else 2
+        axes.set(xlim=(-0.1, 16.1), ylim=(bottom, -0.8), title=title)
         axes.axis("off")
         masked = "masked" if decoded.mask else "not masked"
+        beginning = "".join(sign for _, _, sign in _signs(decoded)[:14])
+        said = f", which begins {beginning!r}" if beginning else ""
         return Picture(
             figure,
-            f"{title}: {decoded.opcode.name}, {masked}, a header of {header} bytes "
-            f"and a payload of {len(decoded.payload)}.",
+            f"{title}. The bits of the first two bytes: FIN {raw[0] >> 7}, RSV "
+            f"{raw[0] >> 4 & 7:03b}, opcode {decoded.opcode:04b} ({decoded.opcode.name}), MASK "
+            f"{raw[1] >> 7} ({masked}), length {raw[1] & 127:07b}. Then the rest of a header of "
+            f"{header} bytes, and a payload of {len(decoded.payload)}{said}.",
         )
 
 
 def _draw_bits(axes: Axes, raw: bytes, kind: str) -> None:
-    """The first two bytes as 16 boxes, with the names of the fields above."""
-    fields = [
-        ("FIN", 1, kind), ("RSV", 3, kind), ("opcode", 4, kind),
-        ("MASK", 1, MASK), ("length", 7, LENGTH),
-    ]  # fmt: skip
-    bits = f"{raw[0]:08b}{raw[1]:08b}"
-    place = 0
+    """The first two bytes as 16 boxes: the names of the fields above, the bytes below."""
+    fields = [("FIN", 1, kind), ("RSV", 3, kind), ("opcode", 4, kind)]
+    fields += [("MASK", 1, MASK), ("length", 7, LENGTH)]
+    _draw_fields(axes, 0, 0, fields, f"{raw[0]:08b}{raw[1]:08b}")
+    for place, byte in (("first", raw[0]), ("second", raw[1])):
+        left = 0 if place == "first" else 8
+        axes.hlines(1.14, left + 0.06, left + 7.94, color="black", linewidth=1)
+        axes.text(left + 4, 1.22, f"the {place} byte, {byte:02x}", ha="center", va="top")
+
+
+def _draw_rest(axes: Axes, raw: bytes, decoded: Frame, kind: str) -> None:
+    """The bytes behind the first two, as far as 14 go, and what the payload says under it."""
+    mask = 4 if decoded.mask else 0
+    extended = len(raw) - 2 - mask - len(decoded.payload)
+    shown = [f"{byte:02x}" for byte in raw[2:16]]
+    payload = len(shown) - extended - mask
+    fields = [("length", extended, LENGTH), ("masking key", mask, MASK), ("payload", payload, kind)]
+    _draw_fields(axes, 2, 3, [field for field in fields if field[1] > 0], shown)
+    axes.text(0, 3.5, "the others", va="center", fontsize=9.5)
+    for start, width, sign in _signs(decoded):
+        if start + width <= payload:
+            middle = 2 + extended + mask + start + width / 2
+            axes.text(middle, 4.4, sign, ha="center", va="center", family="monospace")
+    if payload and _signs(decoded):
+        says = "unmasked" if decoded.mask else "says"
+        axes.text(0, 4.4, says, va="center", fontsize=9.5)
+    if (more := len(raw) - 16) > 0:
+        counted = "1 byte" if more == 1 else f"{more} bytes"
+        axes.text(16, 5, f"and {counted} more", ha="right", va="center", fontsize=9.5)
+
+
+def _draw_fields(
+    axes: Axes, x: float, y: float, fields: Sequence[tuple[str, int, str]], texts: Sequence[str]
+) -> None:
+    """A row of boxes with a text in each; every field is named above its boxes."""
     for name, width, colour in fields:
-        axes.text(place + width / 2, -0.2, name, ha="center", va="bottom", fontsize=9)
-        axes.hlines(-0.12, place + 0.06, place + width - 0.06, color="black", linewidth=1)
-        for bit in range(place, place + width):
-            _box(axes, bit, 0, bits[bit], colour)
+        axes.text(x + width / 2, y - 0.2, name, ha="center", va="bottom", fontsize=9.5)
+        axes.hlines(y - 0.12, x + 0.06, x + width - 0.06, color="black", linewidth=1)
+        strength = 0.2 if name == "payload" else 0.45
+        for _ in range(width):
+            box(axes, x, y, texts[0], colour, strength)
+            x, texts = x + 1, texts[1:]
+
+
+def _signs(decoded: Frame) -> list[tuple[int, int, str]]:
+    """What a payload says, sign by sign: where its bytes begin, how many they are, the sign.
+
+    A close frame says a number and then a text; bytes of a binary message say nothing. A dot
+    stands for what cannot be drawn.
+    """
+    if decoded.opcode is Opcode.BINARY:
+        return []
+    font = get_font(findfont("DejaVu Sans Mono"))
+    payload, place, signs = decoded.payload, 0, []
+    if decoded.opcode is Opcode.CLOSE and len(payload) >= 2:
+        signs, place = [(0, 2, str(int.from_bytes(payload[:2], "big")))], 2
+    for char in payload[place:].decode(errors="surrogateescape"):
+        width = len(char.encode(errors="surrogateescape"))
+        known = char.isprintable() and font.get_char_index(ord(char))
+        signs.append((place, width, char if known else "·"))
         place += width
+    return signs
 
 
-def _draw_bytes(axes: Axes, raw: bytes, decoded: Frame, header: int, kind: str) -> None:
-    """The frame byte by byte, as far as 16 go; under them, the payload unmasked."""
-    extended = header - (4 if decoded.mask else 0)
-    for index, byte in enumerate(raw[:16]):
-        colour = kind if index == 0 or index >= header else LENGTH if index < extended else MASK
-        _box(axes, index, 2.2, f"{byte:02x}", colour, strength=0.5 if index < header else 0.2)
-        if index >= header:
-            char = chr(decoded.payload[index - header])
-            axes.text(
-                index + 0.5, 3.6, char if char.isprintable() else "·", ha="center", va="center",
-                family="monospace",
-            )  # fmt: skip
-    axes.text(0, 2.05, "all bytes, in hexadecimal", va="bottom", fontsize=9)
-    if len(raw) > 16:
-        axes.text(16, 4.4, f"and {len(raw) - 16} bytes more", ha="right", va="center", fontsize=9)
-    if decoded.payload:
-        what = "unmasked" if decoded.mask else "as text"
-        axes.text(0, 3.6, f"payload, {what}", va="center", fontsize=9)
-
-
-def _box(axes: Axes, x: float, y: float, text: str, colour: str, strength: float = 0.45) -> None:
-    edge = {"edgecolor": "white", "linewidth": 1.5}
-    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=to_rgba(colour, strength), **edge))
+def box(axes: Axes, x: float, y: float, text: str, colour: str, strength: float = 0.45) -> None:
+    """A box of one unit with a text in it; its edge can be seen whatever its colour."""
+    face = to_rgba(colour, strength)
+    axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=LOOP, linewidth=0.8))
     axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", family="monospace")
 
 
