@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import base64
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -24,6 +25,11 @@ sys.path.insert(0, str(series.NOTEBOOKS))
 from nestling.application import create
 from nestling.events import EventsGateway
 from workbench import kernel, node
+
+WITHOUT_ADDRESS = (
+    "give [mybinder.org](https://mybinder.org) the address of this repository and, as the URL"
+    " to open, `lab/tree/notebooks/00_start_here.ipynb`."
+)
 
 
 def refresh(path: Path) -> None:
@@ -41,7 +47,7 @@ def refresh(path: Path) -> None:
 def refresh_readme() -> None:
     """Give README.md the repository's address, and the figure that a chapter has drawn."""
     readme = series.ROOT / "README.md"
-    readme.write_text(with_address(readme.read_text(), series.settings()["repository"]))
+    readme.write_text(with_address(readme.read_text(), repository()))
     for path in series.chapters():
         for cell in series.code_cells(series.read(path)):
             if "readme" in series.tags(cell):
@@ -57,9 +63,26 @@ async def record_node() -> None:
     await kernel.stop_all()
 
 
+def repository() -> str:
+    """Where the series is on GitHub, owner/name, as pyproject.toml or the remote says; or ""."""
+    remote = subprocess.run(
+        ["git", "remote", "get-url", "origin"], cwd=series.ROOT, capture_output=True, text=True
+    )
+    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$", remote.stdout.strip())
+    return series.settings()["repository"] or (found[1] if found else "")
+
+
 def with_address(text: str, repository: str) -> str:
-    """The text with every Binder link pointing to `repository`, an owner/name on GitHub."""
-    return re.sub(r"(mybinder\.org/v2/gh/)[^/]+/[^/]+", rf"\g<1>{repository}", text)
+    """The text, its line on Binder with a link for each chapter, or without an address a way."""
+    if repository:
+        tree = f"https://mybinder.org/v2/gh/{repository}/HEAD?urlpath=lab/tree/notebooks/"
+        chapters = (f"[{path.name[:2]}]({tree}{path.name})" for path in series.chapters())
+        way = f"open {' · '.join(chapters)}."
+    else:
+        way = WITHOUT_ADDRESS
+    return re.sub(
+        r"^(\*\*On Binder\*\*, with nothing to install: ).*$", rf"\g<1>{way}", text, flags=re.M
+    )
 
 
 def main() -> int:

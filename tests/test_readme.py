@@ -17,6 +17,7 @@ import series
 from test_chapters import targets
 
 README = (series.ROOT / "README.md").read_text()
+CONTRIBUTING = series.ROOT / ".github" / "CONTRIBUTING.md"
 
 
 def command(ending: str) -> str:
@@ -89,7 +90,7 @@ def test_the_second_command_is_what_ci_runs():
 
 def test_ci_tries_the_other_pythons_too_and_the_page_names_the_one_of_the_tests():
     assert (series.ROOT / ".ci/run").read_text().endswith("\n.ci/other-pythons\n")
-    [tried] = re.findall(r"the chapters have been run on ([^;]+?)\. In a clone", README)
+    [tried] = re.findall(r"the chapters have been run on ([^;]+?)\. Clone the", README)
     if os.environ.get("CI"):
         assert f"3.{sys.version_info.minor}" in re.split(", | and ", tried)
 
@@ -101,15 +102,42 @@ def test_every_chapter_has_its_row_and_no_link_leads_nowhere():
         minutes = re.search(r"\*\*Time\*\* (\d+) minutes", series.read(path).cells[0].source)[1]
         assert f"[{path.name[:2]} {title}]" in row
         assert f"| {minutes} |" in row
-        assert f"HEAD?urlpath=lab/tree/notebooks/{path.name})" in row
-    for target in targets(README):
-        assert target.startswith("https://") or (series.ROOT / target).exists(), target
+    pages = {"README.md": README, ".github/CONTRIBUTING.md": CONTRIBUTING.read_text()}
+    for page, text in pages.items():
+        for target in targets(text):
+            near = (series.ROOT / page).parent / target
+            assert target.startswith("https://") or near.exists(), target
 
 
-def test_the_binder_links_name_the_repository_that_is_set():
-    assert refresh.with_address(README, series.settings()["repository"]) == README
-    moved = refresh.with_address(README, "someone/somewhere")
-    assert "mybinder.org/v2/gh/someone/somewhere/HEAD?urlpath=lab/tree/notebooks/00" in moved
+def test_the_binder_links_name_the_repository_that_is_known_or_there_are_none():
+    known = {refresh.with_address(README, name) for name in ("", refresh.repository())}
+    assert README in known and "OWNER" not in README
+    somewhere = refresh.with_address(README, "someone/somewhere")
+    for path in series.chapters():
+        link = f"mybinder.org/v2/gh/someone/somewhere/HEAD?urlpath=lab/tree/notebooks/{path.name})"
+        assert somewhere.count(link) == 1
+    assert refresh.with_address(somewhere, "") == refresh.with_address(README, "")
+
+
+@pytest.mark.parametrize(
+    ("remote", "repository"),
+    [
+        ("https://github.com/someone/some.where.git", "someone/some.where"),
+        ("git@github.com:someone/somewhere.git", "someone/somewhere"),
+        ("https://github.com/someone/somewhere", "someone/somewhere"),
+        ("../somewhere", ""),
+        (None, ""),
+    ],
+)
+def test_the_repository_is_that_of_the_git_remote(tmp_path, monkeypatch, remote, repository):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    if remote:
+        subprocess.run(["git", "-C", tmp_path, "remote", "add", "origin", remote], check=True)
+    monkeypatch.setattr(series, "ROOT", tmp_path)
+    monkeypatch.setattr(series, "settings", lambda: {"repository": ""})
+    assert refresh.repository() == repository
+    monkeypatch.setattr(series, "settings", lambda: {"repository": "else/where"})
+    assert refresh.repository() == "else/where"
 
 
 def test_the_figure_is_one_that_a_chapter_drew():
