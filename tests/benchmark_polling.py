@@ -1,10 +1,11 @@
-"""What each transport of chapter 03 costs its server: CPU for an event, memory for a client.
+"""What each transport of chapter 03 costs its server, and what a real browser sends for a poll.
 
     python tests/benchmark_polling.py [--record] [--quick]
 
 The server is a process of its own, with 1, 50 and 200 clients in this one. Memory is what the
 server's grows by when they connect; CPU is what it uses while ten events a second go to each
-client, over the events that arrive. --record writes the result down for the chapter.
+client, over the events that arrive. Then a headless Chromium polls and streams (browsing.py).
+--record writes the result down for the chapter.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 
+import browsing
 from workbench.race import (
     Arm,
     LongPolling,
@@ -113,13 +115,23 @@ async def measure(name: str, clients: int, seconds: float) -> dict[str, float]:
     }
 
 
-async def measure_all(clients: Sequence[int], seconds: float) -> dict[str, dict[str, object]]:
+async def measure_servers(clients: Sequence[int], seconds: float) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = {}
     print(f"{'':22}" + "".join(f"{n:>8} clients, us CPU, kB" for n in clients))
     for name in ARMS:
         found[name] = {str(n): await measure(name, n, seconds) for n in clients}
         cells = [f"{row['cpu']:18.0f}{row['memory']:12.0f}" for row in found[name].values()]
         print(f"{name:22}" + " ".join(cells), flush=True)
+    return found
+
+
+async def measure_browser() -> dict[str, object]:
+    """What Chromium does; nothing where it is missing."""
+    if not (chromium := browsing.find_chromium()):
+        print("no Chromium: what a browser sends is not measured")
+        return {}
+    found = await browsing.measure(chromium)
+    print(json.dumps(found, indent=1))
     return found
 
 
@@ -134,8 +146,11 @@ def main() -> None:
         asyncio.run(be_a_server(arguments.be, arguments.seconds))
         return
     size = ((1,), 0.5) if arguments.quick else (CLIENTS, arguments.seconds)
-    found = asyncio.run(measure_all(*size))
-    if arguments.record:
+    found = {
+        "server": asyncio.run(measure_servers(*size)),
+        "browser": asyncio.run(measure_browser()),
+    }
+    if arguments.record and all(found.values()):
         RECORD.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import combinations
+from math import nan
 
 import pytest
 from matplotlib.axes import Axes
@@ -81,16 +82,12 @@ def test_the_colours_are_those_that_the_colour_blind_can_tell_apart():
     assert LENGTH == "#F0E442", "yellow"
     assert MASK == "#CC79A7", "reddish purple"
     assert TROUBLE == "#D55E00", "vermilion"
-    assert OWN == "#56B4E9", "sky blue"
+    assert OWN == "#C2185B", "crimson, not theirs"
     assert len(set(to_rgb(LOOP))) == 1, "a grey"
 
 
 @pytest.mark.parametrize("colour", [HTTP, DATA, CONTROL, TROUBLE, LOOP])
 def test_labels_are_dark_enough_to_be_read_on_white(colour):
-    def luminance(rgb: tuple[float, ...]) -> float:
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
-        return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
     dark = drawings._dark(colour)
     assert 1.05 / (luminance(dark) + 0.05) >= 4.5
     brightest = max(to_rgb(colour))
@@ -229,11 +226,18 @@ def test_of_nothing_there_is_no_picture(function):
 ARMS = ["short poll 1 s", "long poll", "SSE", "WebSocket", "carrier pigeons"]
 
 
-def test_each_transport_has_a_style_of_its_own_also_one_of_the_readers():
+def luminance(colour: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_each_transport_has_a_colour_a_stroke_and_a_mark_of_its_own_also_one_of_the_readers():
     styles = [drawings._arm(name) for name in ARMS]
     for (line, marker), (other_line, other_marker) in combinations(styles, 2):
-        assert line != other_line and marker != other_marker
-    assert [line["color"] for line, _ in styles] == [HTTP, HTTP, HTTP, DATA, OWN]
+        assert line["color"] != other_line["color"]
+        assert line["linestyle"] != other_line["linestyle"] or {marker, other_marker} == {"o", "D"}
+        assert marker != other_marker
+    assert styles[3][0]["color"] == DATA and styles[4][0]["color"] == OWN
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -242,81 +246,204 @@ def test_a_variant_differs_in_its_colour_alone(name):
     assert marker == same
     assert line["linestyle"] == variant["linestyle"]
     assert line["color"] != variant["color"]
+    for colour in (line["color"], variant["color"]):
+        assert 1.05 / (luminance(colour) + 0.05) >= 3, "seen on white"
 
 
-def test_a_law_and_its_measurement_have_the_same_colour_and_one_place_in_the_legend(draw):
-    law = {name: ([0, 1], [2, 3]) for name in ARMS}
+def names(axes: Axes) -> dict[str, Annotation]:
+    """The transports' names that are written beside their lines."""
+    return {text.get_text(): text for text in arrows(axes) if text.get_text()}
+
+
+def test_a_law_and_its_measurement_have_the_same_colour_and_the_line_ends_in_its_mark(draw):
+    law = {name: ([0, 1], [2, 3 + n]) for n, name in enumerate(ARMS)}
     measured = {name: ([0.5], [2.5]) for name in ARMS}
-    axes = draw(drawings.curves, law, measured | {"WebSocket, deflate": ([1], [1])}, "t", "x", "y")
-    lines, points = axes.lines[: len(ARMS)], axes.lines[len(ARMS) :]
-    for name, line, dot in zip(ARMS, lines, points, strict=False):
+    axes = draw(drawings.curves, law, measured, "t", "x", "y")
+    lines, points, ends = axes.lines[:5], axes.lines[5:10], axes.lines[10:]
+    for n, (name, line, dot) in enumerate(zip(ARMS, lines, points, strict=True)):
         style, marker = drawings._arm(name)
         assert (line.get_color(), line.get_linestyle()) == (style["color"], style["linestyle"])
         assert (dot.get_color(), dot.get_marker(), dot.get_linestyle()) == (
             style["color"], marker, "None",
         )  # fmt: skip
-        assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 1], [2, 3])
+        assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 1], [2, 3 + n])
         assert (list(dot.get_xdata()), list(dot.get_ydata())) == ([0.5], [2.5])
         assert dot.get_fillstyle() == ("none" if name == "long poll" else "full")
-    shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == [*ARMS, "WebSocket, deflate"]
+        [end] = [e for e in ends if e.get_marker() == marker]
+        assert (end.get_xdata()[0], end.get_ydata()[0]) == (1, 3 + n)
+        assert end.get_color() == style["color"]
+    assert axes.get_legend() is None
+
+
+def test_a_lines_name_stands_to_its_right_and_none_upon_another(draw):
+    law = {"SSE": ([0, 1], [2, 3]), "WebSocket": ([0, 1], [2, 2.99]), "long poll": ([0, 1], [2, 9])}
+    axes = draw(drawings.curves, law, {}, "t", "x", "y")
+    written = names(axes)
+    assert list(written) == ["WebSocket", "SSE", "long poll"]
+    heights = [name.xyann[1] for name in written.values()]
+    assert heights[0] < heights[1] - 0.05 < heights[2] - 0.1
+    for name, text in written.items():
+        assert text.xyann[0] > text.xy[0] == 1, "to the right of the line's end"
+        end = axes.transAxes.transform((1, text.xy[1]))
+        assert axes.transData.inverted().transform(end) == pytest.approx([1, law[name][1][1]])
 
 
 def test_a_logarithmic_axis_is_labelled_where_something_was_measured(draw):
-    points = {"SSE": ([0.4, 4], [1, 1]), "WebSocket": ([4, 40], [100, 1])}
-    axes = draw(drawings.curves, {}, points, "t", "x", "y", xscale="log", yscale="log")
+    law = {"SSE": ([0.3, 40], [300, 300])}
+    points = {"SSE": ([0.4, 4], [100, 100]), "WebSocket": ([4, 40], [1000, 100])}
+    axes = draw(drawings.curves, law, points, "t", "x", "y", logarithmic=True)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0.4", "4", "40"]
     assert list(axes.xaxis.get_minorticklocs()) == []
-    assert {"1", "10", "100"} <= {label.get_text() for label in axes.get_yticklabels()}
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    labels = {label.get_text() for label in axes.get_yticklabels()}
+    assert {"100", "200", "500", "1000"} <= labels
 
 
-def test_a_staircase_for_each_sample_and_the_law_in_black(draw):
-    samples = {"SSE": [0.3, 0.1, 0.2, 0.4], "by hand": [0.5]}
-    axes = draw(drawings.ecdf, samples, [([0.1, 0.4], [0, 1]), ([0.5, 0.5], [0, 1])], "t", "x")
-    sse, by_hand, *law = axes.lines
-    assert list(sse.get_xdata())[1:] == [0.1, 0.2, 0.3, 0.4]
-    assert list(sse.get_ydata()) == [0, 0.25, 0.5, 0.75, 1]
-    assert [line.get_color() for line in (sse, by_hand, *law)] == [HTTP, OWN, "black", "black"]
-    assert axes.get_xlim()[0] == 0
-    assert (sse.get_linestyle(), by_hand.get_linestyle()) == (":", "-.")
-    shown = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert shown == ["SSE", "by hand", "the law"]
+# The race
+
+LANES = {
+    "short poll 1 s": [(0.2, 1.3), (1.1, 1.3), (1.2, 2.3)],
+    "WebSocket": [(0.2, 0.3), (1.1, 1.2)],
+}
+
+
+def race(draw: Draw) -> Axes:
+    events, asked = [0.2, 1.1, 1.2, 1.9], {"short poll 1 s": [0.2, 1.2, 2.2, 3.2]}
+    return draw(drawings.race, events, LANES, asked, 0.1, (0.5, 1.5), "Race")
+
+
+def lane(axes: Axes, colour: str) -> tuple[list, list, list]:
+    """The thick bars, the thin ones and the marks of a lane, each from x to x at a height."""
+    lines = [line for line in axes.lines if line.get_color() == colour]
+    marks = [line for line in lines if line.get_marker() != "None"]
+    bars = [line for line in lines if line not in marks]
+    thickest = max(bar.get_linewidth() for bar in bars)
+    thick = [bar for bar in bars if bar.get_linewidth() == thickest]
+    return thick, [bar for bar in bars if bar not in thick], marks
+
+
+def test_events_have_a_lane_of_their_own_and_a_line_through_all_others(draw):
+    axes = race(draw)
+    [events] = [line for line in axes.lines if line.get_marker() == "v"]
+    assert list(events.get_xdata()) == pytest.approx([0.6, 0.7]), "those that are due in the span"
+    assert set(events.get_ydata()) == {0}
+    through = axes.collections[0].get_segments()
+    assert [x for [(x, _), _] in through] == pytest.approx([0.6, 0.7])
+    assert all(low == 0 and high >= 2 for [(_, low), (_, high)] in through)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["events", *LANES]
+    assert axes.yaxis_inverted(), "the events are at the top"
+
+
+def test_a_bar_is_thick_from_the_event_until_it_is_sent_and_thin_to_its_arrival(draw):
+    axes = race(draw)
+    thick, thin, marks = lane(axes, drawings._arm("short")[0]["color"])
+    assert [list(bar.get_xdata()) for bar in thick] == [
+        pytest.approx([0.6, 0.7]), pytest.approx([0.7, 1.7]),
+    ]  # fmt: skip
+    assert [list(bar.get_xdata()) for bar in thin] == [
+        pytest.approx([0.6, 0.8]), pytest.approx([0.7, 1.8]),
+    ]  # fmt: skip
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.8, 1.8])
+    assert {mark.get_marker() for mark in marks} == {"o"}
+    heights = [bar.get_ydata()[0] for bar in thick]
+    assert heights[0] != heights[1], "they overlap in time"
+    assert heights == [bar.get_ydata()[0] for bar in thin] == [m.get_ydata()[0] for m in marks]
+    assert all(abs(height - 1) < 0.5 for height in heights)
+
+
+def test_what_is_sent_at_once_has_no_thick_bar(draw):
+    thick, _, [mark] = lane(race(draw), DATA)
+    assert all(bar.get_xdata()[1] - bar.get_xdata()[0] < 1e-9 for bar in thick)
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (pytest.approx(0.7), 2)
+    assert mark.get_marker() == "D"
+
+
+def test_a_stroke_for_each_question_as_long_as_its_lane_has_bars(draw):
+    _, asked, none = race(draw).collections
+    assert [x for [(x, _), _] in asked.get_segments()] == pytest.approx([0.7, 1.7])
+    assert {(low + high) / 2 for [(_, low), (_, high)] in asked.get_segments()} == {1}
+    assert not none.get_segments()
+
+
+# How old events are
+
+
+@pytest.fixture
+def panels(monkeypatch: pytest.MonkeyPatch) -> tuple[Axes, Axes]:
+    monkeypatch.setattr(drawings, "Picture", lambda figure, alt: figure.axes)
+    x = [0.1, 0.2, 0.3, 0.4]
+    return drawings.staleness(
+        {"SSE": [0.3, 0.1, 0.2, 0.4], "by hand": [0.5]},
+        [([0.1, 0.4], [0, 1])],
+        {"long poll": (x, [0.1, 0.2, 0.6, 0.8]), "WebSocket": (x, x)},
+        {"long poll": ([0.2], [0.2])},
+        0.25,
+        ("Shares", "The knee"),
+    )
+
+
+def test_a_staircase_for_each_sample_with_its_name_and_the_law_in_black(panels):
+    above, _ = panels
+    stairs = [line for line in above.lines if line.get_drawstyle().startswith("steps")]
+    assert [line.get_color() for line in stairs] == [drawings._arm("SSE")[0]["color"], OWN]
+    assert list(stairs[0].get_xdata())[1:] == [0.1, 0.2, 0.3, 0.4]
+    assert list(stairs[0].get_ydata()) == [0, 0.25, 0.5, 0.75, 1]
+    [law] = [line for line in above.lines if line.get_color() == "black"]
+    assert list(law.get_xdata()) == [0.1, 0.4]
+    marks = [(line.get_marker(), line.get_xdata()[0], line.get_ydata()[0]) for line in above.lines
+             if line.get_marker() in "^P"]  # fmt: skip
+    assert all(x == 0.5 for marker, x, _ in marks if marker == "P")
+    assert ("^", 0.4, 0.88) in [(marker, x, round(y, 2)) for marker, x, y in marks]
+    assert set(names(above)) == {"SSE", "by hand"}
+    assert above.get_title(loc="left") == "Shares" and above.get_xlim()[0] == 0
+
+
+def test_a_line_is_broken_at_the_knee_and_the_far_side_is_shaded(panels):
+    _, below = panels
+    long, websocket = below.lines[:2]
+    assert list(long.get_ydata()) == pytest.approx([0.1, 0.2, nan, 0.6, 0.8], nan_ok=True)
+    assert list(websocket.get_xdata())[3:] == [0.3, 0.4]
+    [shade] = below.patches
+    assert (shade.get_x(), shade.get_width()) == pytest.approx((0.25, 0.15))
+    assert below.get_title(loc="left") == "The knee"
+    assert set(names(below)) == {"long poll", "WebSocket"}
+
+
+def test_a_sample_without_values_is_refused():
     with pytest.raises(ValueError, match="'SSE' has no values"):
-        drawings.ecdf({"SSE": []}, [], "t", "x")
+        drawings.staleness({"SSE": []}, [], {}, {}, 1, ("", ""))
 
 
-@pytest.mark.parametrize(
-    ("content", "marker", "colour", "fill"),
-    [
-        (GET, "|", HTTP, "full"),
-        (Body(b"[]"), "o", HTTP, "none"),
-        (Body(b""), "o", HTTP, "none"),
-        (Body(b'[{"id": 1}]'), "o", HTTP, "full"),
-        (TEXT, "o", DATA, "full"),
-        (Undecoded("not HTTP"), "P", OWN, "full"),
-    ],
-)
-def test_what_crossed_has_its_mark_in_the_lane_of_its_transport(
-    draw, content, marker, colour, fill
-):
-    traces = {"SSE": Trace(), "other": Trace([item("client", content, 10.5)])}
-    axes = draw(drawings.arms, traces, 10.0, 12.0, "All")
-    [mark] = axes.lines
-    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (0.5, 1)
-    assert (mark.get_marker(), mark.get_color(), mark.get_fillstyle()) == (marker, colour, fill)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["SSE", "other"]
-    assert axes.get_xlim() == (0, 2)
+def blind(draw: Draw) -> Axes:
+    """A long poll that gets an answer at 10.5, and asks again, through a delay of 0.1 s."""
+    items = [item("client", GET, 10.1), item("server", OK, 10.5), item("server", Body(b"x"), 10.5),
+             item("client", GET, 10.6)]  # fmt: skip
+    return draw(drawings.blind_window, Trace(items), [10.5, 10.55, 12], 0.1, (10, 11), "Blind")
 
 
-@pytest.mark.parametrize("content", [OK, PING, End()])
-def test_what_carries_no_event_and_asks_for_none_has_no_mark(draw, content):
-    assert not draw(drawings.arms, {"x": Trace([item("server", content)])}, 0, 1, "All").lines
+def test_questions_go_up_and_answers_down_in_a_delay(draw):
+    axes = blind(draw)
+    found = [(*arrow.xyann, *arrow.xy) for arrow in arrows(axes)]
+    expected = [(0.1, 0, 0.2, 1), (0.6, 0, 0.7, 1), (0.5, 1, 0.6, 0)]
+    assert found == [pytest.approx(each) for each in expected]
+    assert [label.get_text() for label in axes.get_yticklabels()][:2] == ["client", "server"]
+    assert axes.get_xlim() == (0, 1)
 
 
-def test_only_what_crossed_between_the_two_times_is_drawn(draw):
-    trace = Trace([item("server", TEXT, sent) for sent in (0.9, 1.0, 1.9, 2.0)])
-    axes = draw(drawings.arms, {"WebSocket": trace}, 1.0, 2.0, "All")
-    assert [mark.get_xdata()[0] for mark in axes.lines] == pytest.approx([0.0, 0.9])
+def test_the_servers_time_is_shaded_from_an_answer_to_the_next_question(draw):
+    axes = blind(draw)
+    [shade] = axes.patches
+    assert (shade.get_x(), shade.get_width()) == pytest.approx((0.5, 0.2))
+    events = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "v"]
+    assert events == pytest.approx([0.5, 0.55]), "those in the span"
+
+
+def test_an_event_waits_until_the_next_answer(draw):
+    items = [item("client", GET, 0.1), item("server", Body(b"x"), 0.5), item("client", GET, 0.6),
+             item("server", Body(b"y"), 0.7), item("client", GET, 0.8)]  # fmt: skip
+    axes = draw(drawings.blind_window, Trace(items), [0.5, 0.55], 0.1, (0, 1), "Blind")
+    bars = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "None"]
+    assert bars == [pytest.approx([0.5, 0.5]), pytest.approx([0.55, 0.7])]
 
 
 # Frames

@@ -160,15 +160,48 @@ def test_numbers_that_make_no_sense(wrong):
 
 
 @pytest.mark.parametrize(
+    ("interval", "delay", "keep_alive", "every"),
+    [
+        (0.5, 0.05, True, 0.5),
+        (0.2, 0.08, True, 0.2),
+        (0.2, 0.08, False, 0.4),
+        (0.2, 0.2, True, 0.6),  # an answer comes a little after the poll that is due
+        (0.1, 0.17, True, 0.4),
+    ],
+)
+def test_a_poll_that_is_due_while_one_is_under_way_is_left_out(interval, delay, keep_alive, every):
+    found = laws.polls_every(interval, delay, keep_alive)
+    assert found == pytest.approx(every)
+    assert laws.short_poll_latency(interval, delay, keep_alive) == found / 2 + delay
+    row, *_ = laws.expectations(4, delay, interval=interval)
+    assert keep_alive is False or row.requests == pytest.approx(1 / every)
+
+
+def test_tls_adds_its_records():
+    assert laws.on_the_wire(100, 2, 3) == laws.on_the_wire(100, 2) + 3 * laws.RECORD
+    assert 8.6 < laws.on_the_wire(909, 3, 2) / laws.on_the_wire(2, 2, 1) < 8.7
+
+
+@pytest.mark.parametrize(
     ("case", "advice"),
     [
         ({"rate": 1 / 600, "stale": 300}, "just poll, every 600 s"),
-        ({"rate": 40, "stale": 1}, "just poll"),
+        ({"rate": 40, "stale": 1}, "just poll, every 1.9 s"),
         ({"rate": 0.05, "stale": 1}, "server-sent events"),
         ({"rate": 1, "stale": 0.05}, "server-sent events"),
-        ({"rate": 1, "stale": 0.5, "talks": True}, "WebSocket"),
-        ({"rate": 1, "stale": 0.01}, "nothing"),
+        ({"rate": 20, "stale": 0.09}, "server-sent events"),  # polls would overlap
+        ({"rate": 1, "stale": 0.5, "says": 1 / 60}, "server-sent events, and POST"),
+        ({"rate": 1 / 600, "stale": 300, "says": 1 / 6000}, "just poll, every 600 s, and POST"),
+        ({"rate": 1, "stale": 0.5, "says": 1}, "WebSocket: the clients have much to say"),
+        ({"rate": 20, "stale": 0.5, "says": 0.1}, "just poll, every 0.9 s, and POST"),
+        ({"rate": 1, "stale": 0.01}, "nothing that runs over TCP: the way alone takes longer"),
     ],
 )
 def test_what_is_recommended(case, advice):
-    assert laws.recommend(**{"delay": 0.05, "talks": False} | case).startswith(advice)
+    assert laws.recommend(**{"delay": 0.05} | case) == advice
+
+
+def test_a_longer_exchange_speaks_against_polling():
+    case = {"rate": 4, "delay": 0.05, "stale": 1}
+    assert laws.recommend(**case, exchange=100).startswith("just poll")
+    assert laws.recommend(**case, exchange=2000) == "server-sent events"

@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,13 +16,13 @@ from statistics import mean
 from time import perf_counter
 
 import pytest
-from workbench import race as module
-from workbench import trace
+from workbench import laws, trace
 from workbench.race import (
     Arm,
     Event,
     Inbox,
     LongPolling,
+    Plan,
     Race,
     RaceError,
     ServerSentEvents,
@@ -29,9 +30,13 @@ from workbench.race import (
     Source,
     WebSocket,
     careful,
+    judging,
     race,
+    running,
     schedule,
+    side_by_side,
 )
+from workbench.race.certificate import contexts, make
 from workbench.relay import HOST, Relay
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -307,6 +312,71 @@ async def test_progress_is_told_now_and_then():
     )
 
 
+async def test_a_long_poll_is_answered_with_nothing_before_anybody_gives_up():
+    events = [Event(1, 1.0, "")]
+    found = await race([LongPolling(hold=0.2)], events, 0.01)
+    (result,) = found.results.values()
+    assert result.missing == []
+    # Each takes 0.2 s and a round trip.
+    assert result.empty in range(3, 6)
+    assert result.requests == result.empty + 1
+    with pytest.raises(ValueError, match="^hold is a positive number"):
+        LongPolling(hold=0)
+
+
+# Under TLS
+
+
+async def test_tls_adds_22_bytes_to_whatever_is_written_at_once():
+    events = schedule(10, 2, seed=1)
+    arms = [ShortPolling(T), ShortPolling(T, tls=True), WebSocket(), WebSocket(tls=True)]
+    found = await race(arms, events, 0.01)
+    short, short_tls, plain, secure = found.results.values()
+    assert secure.arm == "WebSocket, TLS" and short_tls.arm == f"{SHORT}, TLS"
+    assert secure.bytes_down == plain.bytes_down + laws.RECORD * len(events)
+    assert (short.missing, short_tls.missing, secure.missing) == ([], [], [])
+    request = short.bytes_up / short.requests
+    polls = sum(1 for tap in short_tls.taps if tap.sender == "client" and tap.data) - 3
+    assert short_tls.bytes_up / polls == pytest.approx(request + laws.RECORD, rel=0.25)
+    assert secure.setup_bytes > plain.setup_bytes + 1000
+    assert short_tls.requests == 0, "nothing can be read"
+
+
+async def test_without_keep_alive_each_poll_pays_for_a_handshake():
+    arms = [ShortPolling(T, keep_alive=False), ShortPolling(T, keep_alive=False, tls=True)]
+    found = await race(arms, schedule(10, 1, seed=1), 0.01)
+    plain, secure = found.results.values()
+    assert secure.bytes_down > 3 * plain.bytes_down
+
+
+def shake_hands(client: ssl.SSLContext, hostname: str) -> None:
+    """A TLS handshake in memory with the race's server."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server, server_hostname=hostname),
+        contexts()[0].wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(3):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    assert ends[0].version() == "TLSv1.3"
+    assert ends[0].getpeercert()["subject"] == ((("commonName", HOST),),)
+
+
+def test_a_client_of_the_race_trusts_its_server_and_no_other():
+    _, trusting = contexts()
+    shake_hands(trusting, HOST)
+    with pytest.raises(ssl.SSLCertVerificationError, match="127.0.0.2"):
+        shake_hands(trusting, "127.0.0.2")
+    suspicious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with pytest.raises(ssl.SSLCertVerificationError, match="self.signed"):
+        shake_hands(suspicious, HOST)
+    suspicious.load_verify_locations(cadata=make()[1])
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shake_hands(suspicious, HOST)
+
+
 # An arm of one's own
 
 
@@ -503,7 +573,7 @@ async def test_a_client_that_never_connects(monkeypatch):
         async def receive(self, port: int, inbox: Inbox) -> None:
             await asyncio.sleep(3600)
 
-    monkeypatch.setattr(module, "READY_WITHIN", 0.3)
+    monkeypatch.setattr(running, "READY_WITHIN", 0.3)
     with pytest.raises(RaceError, match="lines: its client did not connect in time"):
         await race([*six(), Lazy()], schedule(10, 10, seed=0), 0.01)
 
@@ -563,3 +633,58 @@ async def test_a_race_on_a_late_loop_is_run_again():
     assert await careful(run) == (races[0], 0)
     races, run = runner(0.1, 0.1)
     assert await careful(run, tries=1) == (races[0], 0)
+
+
+def late_by(seconds: float, delay: float = 0.05) -> Race:
+    return Race(delay, [], {}, [seconds])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "delay", "is_late"),
+    [(0.0049, 0.05, False), (0.0051, 0.05, True), (0.0019, 0.0, False), (0.0021, 0.01, True)],
+)
+def test_a_race_is_late_by_a_tenth_of_the_delay_or_two_milliseconds(seconds, delay, is_late):
+    assert late_by(seconds, delay).is_late == is_late
+
+
+def test_of_races_that_were_late_nothing_is_judged(capsys):
+    with judging([late_by(0), late_by(1)]):
+        raise AssertionError
+    assert capsys.readouterr().out.startswith("Not judged. This machine is busy: 1 of 2 races")
+
+
+def test_races_on_time_are_judged_in_words(capsys):
+    with judging([late_by(0)]):
+        pass
+    with pytest.raises(AssertionError, match="^SSE: measured on time, and not what the law says$"):
+        with judging([late_by(0)]):
+            raise AssertionError("SSE")
+    with pytest.raises(KeyError), judging([late_by(1)]):
+        raise KeyError
+    assert capsys.readouterr().out == ""
+
+
+async def test_races_come_in_the_order_of_their_plans(capsys):
+    plans = [Plan([WebSocket()], schedule(5, n, seed=n), n / 100, n) for n in (1, 2)]
+    found = await side_by_side(plans)
+    assert [each.delay for each in found] == [0.01, 0.02]
+    assert [each.events for each in found] == [plan.events for plan in plans]
+    *told, said = capsys.readouterr().out.split("\n")[0].split("\r")
+    assert any("1 arms connect" in text for text in told)
+    assert said.startswith("2 races; ") and " tries were thrown away" in said
+
+
+async def test_races_run_side_by_side_and_are_said_to_be_late_every_time(capsys, monkeypatch):
+    both = asyncio.Barrier(2)
+
+    async def late(*_: object, **__: object) -> Race:
+        await both.wait()
+        return late_by(1)
+
+    monkeypatch.setattr(running, "race", late)
+    async with asyncio.timeout(5):
+        found = await side_by_side([Plan([], [], 0), Plan([], [], 0)])
+    assert all(each.is_late for each in found)
+    printed = capsys.readouterr().out
+    assert "2 races; 4 tries were thrown away" in printed
+    assert "This machine is busy: 2 of 2 races were late in every try" in printed

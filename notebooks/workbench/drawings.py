@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from math import nan
 from pathlib import Path
 
 import matplotlib.style
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 from nestling.frames import Decoder, Frame, encode
 from nestling.handshake import Request, Response
 from PIL import Image
@@ -22,7 +24,7 @@ from workbench.trace import Body, Content, Trace, Undecoded
 STYLE = Path(__file__).with_name("nestling.mplstyle")
 
 # One meaning for each colour in the whole series, told apart by the colour-blind
-# too (Okabe and Ito's palette).
+# too (Okabe and Ito's palette, but for OWN).
 LOOP = "#555555"
 HTTP = "#E69F00"
 DATA = "#0072B2"
@@ -30,7 +32,10 @@ CONTROL = "#009E73"
 LENGTH = "#F0E442"
 MASK = "#CC79A7"
 TROUBLE = "#D55E00"
-OWN = "#56B4E9"  # a transport of the reader's own
+OWN = "#C2185B"  # a transport of the reader's own
+
+# What is drawn as a line: its x and its y.
+Line = tuple[Sequence[float], Sequence[float]]
 
 
 class Picture:
@@ -229,106 +234,257 @@ def lanes(trace: Trace, title: str) -> Picture:
         return Picture(figure, f"{title}: {len(connections)} lanes, {counts}.")
 
 
-def ecdf(
-    samples: Mapping[str, Sequence[float]],
-    lines: Sequence[tuple[Sequence[float], Sequence[float]]],
-    title: str,
-    xlabel: str,
-) -> Picture:
-    """For each sample, the share of its values up to x, as a staircase; `lines` is the law.
-
-    Raises ValueError for a sample without values.
-    """
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 3.6))
-        axes = figure.subplots()
-        for name, values in samples.items():
-            if not values:
-                raise ValueError(f"{name!r} has no values")
-            axes.ecdf(values, label=name, **_arm(name)[0])
-        for number, (x, y) in enumerate(lines):
-            axes.plot(x, y, color="black", linewidth=0.8, label=None if number else "the law")
-        axes.set(xlabel=xlabel, ylabel="share of the events", title=title, xlim=(0, None))
-        axes.legend(fontsize=8)
-        return Picture(figure, f"{title}: a staircase for each of {', '.join(samples)}.")
-
-
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    points: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, Line],
+    points: Mapping[str, Line],
     title: str,
     xlabel: str,
     ylabel: str,
-    xscale: str = "linear",
-    yscale: str = "linear",
+    logarithmic: bool = False,
 ) -> Picture:
-    """The law as lines, the measurement as points; the same name has the same style."""
+    """The law as lines, the measurement as points; the same name has the same colour and mark.
+
+    Each line ends in its mark and its name. On logarithmic axes, x is labelled where something
+    was measured, y at 1, 2 and 5 times the powers of ten.
+    """
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 3.8))
+        figure = Figure(figsize=(8, 4))
         axes = figure.subplots()
-        for name, (x, y) in lines.items():
-            axes.plot(x, y, label=name, **_arm(name)[0])
-        for name, (x, y) in points.items():
-            style, marker = _arm(name)
-            label = None if name in lines else name
-            fill = {"fillstyle": "none"} if marker == "s" else {}
-            axes.plot(x, y, marker, color=style["color"], label=label, markersize=6, **fill)
-        axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xscale=xscale, yscale=yscale)
-        if xscale == "log":
+        if logarithmic:
+            axes.set(xscale="log", yscale="log")
+        _draw_law(axes, lines, points)
+        axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        if logarithmic:
             measured = sorted({value for x, _ in points.values() for value in x})
             axes.set_xticks(measured, [f"{value:g}" for value in measured])
-            axes.minorticks_off()
-        if yscale == "log":
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
-        axes.legend(fontsize=8)
+            axes.minorticks_off()
+        _name_the_ends(figure, axes, {name: (x[-1], y[-1]) for name, (x, y) in lines.items()})
         drawn = {"the law as lines for": lines, "points for": points}
         said = "; ".join(f"{what} {', '.join(them)}" for what, them in drawn.items() if them)
         return Picture(figure, f"{title}: {said}.")
 
 
-def arms(traces: Mapping[str, Trace], begin: float, end: float, title: str) -> Picture:
-    """What crossed for each transport between two times of perf_counter.
+def race(
+    events: Sequence[float],
+    lanes: Mapping[str, Sequence[tuple[float, float]]],
+    asked: Mapping[str, Sequence[float]],
+    delay: float,
+    span: tuple[float, float],
+    title: str,
+) -> Picture:
+    """A lane of events, and one for each transport, with a bar from each event to its arrival.
 
-    A stroke upwards is a request, a hollow dot an answer without an event, a full dot one
-    with events, or a frame; a plus is bytes that are neither HTTP nor WebSocket.
+    A bar is thick while the event waits at the server, and thin for the `delay` that it is on
+    its way; it ends in the transport's mark. `asked` has the moments at which a question
+    reached a server: a stroke each. Times are in seconds; drawn are the events due in `span`.
+    """
+    begin, end = span
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.3 + 0.62 * len(lanes)))
+        axes = figure.subplots()
+        due = [at - begin for at in events if begin <= at < end]
+        axes.vlines(due, 0, len(lanes) + 0.5, color="#CCCCCC", linewidth=0.8, zorder=0)
+        axes.plot(due, [0] * len(due), "v", color="black", markersize=8)
+        for height, (name, waits) in enumerate(lanes.items(), 1):
+            shown = [wait for wait in waits if begin <= wait[0] < end]
+            until = max([end, *(arrived for _, arrived in shown)])
+            strokes = [at - begin for at in asked.get(name, ()) if begin <= at <= until]
+            style = {"color": _arm(name)[0]["color"], "linewidth": 1.2}
+            axes.vlines(strokes, height - 0.42, height + 0.42, **style)
+            _draw_waits(axes, height, name, shown, begin, delay)
+        axes.axhline(0.5, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(lanes) + 1), ["events", *lanes])
+        axes.tick_params(axis="y", length=0)
+        axes.set(ylim=(len(lanes) + 0.5, -0.5), xlabel="seconds", title=title)
+        axes.set_xlim(-0.01 * (end - begin), max(end - begin, axes.dataLim.x1 + 0.02))
+        means = {name: [there - at for at, there in waits] for name, waits in lanes.items()}
+        said = ", ".join(f"{n} {sum(m) / len(m):.2f} s" for n, m in means.items() if m)
+        return Picture(
+            figure, f"{title}. The bars are as long as an event took, on average: {said}."
+        )
+
+
+def _draw_waits(
+    axes: Axes,
+    height: float,
+    name: str,
+    waits: Sequence[tuple[float, float]],
+    begin: float,
+    delay: float,
+) -> None:
+    """The bars of one lane; those that overlap lie one above the other."""
+    style, marker = _arm(name)
+    free: list[float] = []  # when the last bar of each row ends
+    rows = []
+    for due, arrived in waits:
+        row = next((n for n, ended in enumerate(free) if ended < due), len(free))
+        free[row : row + 1] = [arrived + 0.02]
+        rows.append(row)
+    for row, (due, arrived) in zip(rows, waits, strict=True):
+        y = height + (row - (len(free) - 1) / 2) * min(0.24, 0.7 / len(free))
+        sent = max(arrived - delay, due)
+        colour = style["color"]
+        bar = {"color": colour, "solid_capstyle": "butt"}
+        axes.plot([due - begin, sent - begin], [y, y], linewidth=5.5, alpha=0.55, **bar)
+        axes.plot([due - begin, arrived - begin], [y, y], linewidth=1.4, **bar)
+        axes.plot(arrived - begin, y, marker=marker, color=colour, markersize=5.5)
+
+
+def staleness(
+    samples: Mapping[str, Sequence[float]],
+    law: Sequence[Line],
+    lines: Mapping[str, Line],
+    points: Mapping[str, Line],
+    knee: float,
+    titles: tuple[str, str],
+) -> Picture:
+    """How old events are: above, the share of each sample's values up to x, as a staircase, and
+    `law` in black; below, means by delay, as lines and points, and what is beyond the `knee`
+    shaded.
+
+    Raises ValueError for a sample without values.
     """
     with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 1 + 0.55 * len(traces)))
+        figure = Figure(figsize=(8, 6.8))
+        above, below = figure.subplots(2)
+        _draw_shares(above, samples, law)
+        above.set(xlabel="latency in seconds", ylabel="share of the events", title=titles[0])
+        broken = {name: _broken(line, knee) for name, line in lines.items()}
+        _draw_law(below, broken, points)
+        right = max(x[-1] for x, _ in lines.values())
+        below.axvspan(knee, right, color=TROUBLE, alpha=0.12, linewidth=0)
+        below.set(xlabel="one-way delay in seconds", ylabel="mean latency in s", title=titles[1])
+        _name_the_ends(figure, below, {name: (x[-1], y[-1]) for name, (x, y) in lines.items()})
+        return Picture(
+            figure,
+            f"{titles[0]}: a staircase for each of {', '.join(samples)}. "
+            f"{titles[1]}: {', '.join(lines)} by delay, the far side of {knee:g} s shaded.",
+        )
+
+
+def _draw_shares(axes: Axes, samples: Mapping[str, Sequence[float]], law: Sequence[Line]) -> None:
+    """A staircase for each sample, with its mark at some heights, and its name beside one."""
+    if empty := [name for name, values in samples.items() if not values]:
+        raise ValueError(f"{empty[0]!r} has no values")
+    longest = max(max(values) for values in samples.values())
+    for number, (name, values) in enumerate(samples.items()):
+        style, marker = _arm(name)
+        axes.ecdf(values, **style)
+        own = 0.88 - 0.6 * number / max(len(samples) - 1, 1)
+        for height in (own, (own + 0.5) % 1):
+            at = sorted(values)[min(int(height * len(values)), len(values) - 1)]
+            axes.plot(at, height, marker=marker, color=style["color"], markersize=8)
+        at = sorted(values)[int(own * len(values))]
+        _name(axes, name, (at, own), "data", (at + longest / 25, own))
+    for x, y in law:
+        axes.plot(x, y, color="black", linewidth=0.8)
+    axes.set(xlim=(0, 1.25 * longest), ylim=(0, 1.02))
+
+
+def _broken(line: Line, knee: float) -> Line:
+    """A line with a gap at the knee."""
+    x, y = list(line[0]), list(line[1])
+    place = next((n for n, at in enumerate(x) if at >= knee), len(x))
+    return [*x[:place], nan, *x[place:]], [*y[:place], nan, *y[place:]]
+
+
+def _draw_law(axes: Axes, lines: Mapping[str, Line], points: Mapping[str, Line]) -> None:
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, **_arm(name)[0])
+    for name, (x, y) in points.items():
+        style, marker = _arm(name)
+        # The squares are hollow, so that what is right under one is seen.
+        look = {"fillstyle": "none", "markersize": 10} if marker == "s" else {"markersize": 6}
+        axes.plot(x, y, marker, color=style["color"], **look)
+
+
+def _name_the_ends(figure: Figure, axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Give each line its mark at its end, and its name to the right, none upon another."""
+    axes.set_xlim(right=max(x for x, _ in ends.values()))
+    to_fraction = (axes.transData - axes.transAxes).transform
+    apart = 20 * len(figure.axes) / (72 * figure.get_figheight())
+    lowest = -1.0
+    for name, end in sorted(ends.items(), key=lambda each: to_fraction(each[1])[1]):
+        style, marker = _arm(name)
+        axes.plot(*end, marker, color=style["color"], markersize=8, clip_on=False)
+        height = to_fraction(end)[1]
+        lowest = max(height, lowest + apart)
+        _name(axes, name, (1, height), "axes fraction", (1.05, lowest))
+
+
+def _name(
+    axes: Axes,
+    name: str,
+    point: tuple[float, float],
+    coordinates: str,
+    place: tuple[float, float],
+) -> None:
+    """Write a transport's name at a place, with a thin line to the point that it is of."""
+    colour = _arm(name)[0]["color"]
+    axes.annotate(
+        name,
+        point,
+        place,
+        xycoords=coordinates,
+        textcoords=coordinates,
+        va="center",
+        color=_dark(colour),
+        arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0, 0.5)},
+        annotation_clip=False,
+    )
+
+
+def blind_window(
+    trace: Trace, due: Sequence[float], delay: float, span: tuple[float, float], title: str
+) -> Picture:
+    """Long polls in time and space: the server's line above, the client's below.
+
+    Each question and each answer is an arrow that takes `delay` seconds. From an answer to
+    the next question, the server's time is shaded. `due` has the moments of the events: one
+    that falls into the shade waits, and a bar shows for how long. Moments and `span`, what is
+    drawn, are in seconds of one clock.
+    """
+    begin, end = span
+    asked = [item.sent + delay for item in trace.of("client") if isinstance(item.content, Request)]
+    told = [item.sent for item in trace.of("server") if isinstance(item.content, Body)]
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 2.9))
         axes = figure.subplots()
-        for height, trace in enumerate(traces.values()):
-            for item in trace:
-                if begin <= item.sent < end and (style := _mark(item.content)):
-                    axes.plot(item.sent - begin, height, **style)
-        axes.set_yticks(range(len(traces)), traces)
-        axes.set(xlim=(0, end - begin), ylim=(len(traces) - 0.5, -0.5))
-        axes.set(xlabel="seconds", title=title)
-        return Picture(figure, f"{title}: a lane for each of {', '.join(traces)}.")
+        style, _ = _arm("long")
+        arrow = {"arrowstyle": "-|>", "color": style["color"], "linewidth": 1.5}
+        axes.hlines([0, 1], 0, end - begin, color="black", linewidth=1)
+        for there in (at - begin for at in asked if begin <= at - delay and at < end):
+            axes.annotate("", (there, 1), (there - delay, 0), arrowprops=arrow)
+        for sent in (at for at in told if begin <= at and at + delay < end):
+            axes.annotate("", (sent + delay - begin, 0), (sent - begin, 1), arrowprops=arrow)
+            back = min((at for at in asked if at > sent), default=sent)
+            axes.axvspan(sent - begin, back - begin, color=TROUBLE, alpha=0.15, linewidth=0)
+        for at in (at for at in due if begin <= at < end):
+            sent = min((each for each in told if each >= at), default=at)
+            bar = {"color": "black", "linewidth": 5, "alpha": 0.5, "solid_capstyle": "butt"}
+            axes.plot([at - begin, sent - begin], [1.14, 1.14], **bar)
+            axes.plot(at - begin, 1.14, "v", color="black", markersize=8)
+        axes.set_yticks([0, 1, 1.14], ["client", "server", "events"])
+        axes.set(xlim=(0, end - begin), ylim=(-0.1, 1.3), xlabel="seconds", title=title)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        return Picture(
+            figure,
+            f"{title}: answers go down, each followed by a question that goes up; in between, "
+            "the server's time is shaded, and an event that falls there waits.",
+        )
 
 
-def _mark(content: Content) -> dict[str, object] | None:
-    """How something that crossed is drawn in its transport's lane."""
-    match content:
-        case Request():
-            return {"marker": "|", "color": HTTP, "markersize": 14, "markeredgewidth": 2}
-        case Body(data) if data.strip() in (b"[]", b""):
-            return {"marker": "o", "color": HTTP, "markersize": 6, "fillstyle": "none"}
-        case Body():
-            return {"marker": "o", "color": HTTP, "markersize": 6}
-        case Frame(opcode) if not opcode.is_control:
-            return {"marker": "o", "color": DATA, "markersize": 6}
-        case Undecoded():
-            return {"marker": "P", "color": OWN, "markersize": 6}
-    return None
-
-
-# How transports are drawn: beginning of the name, stroke, marker, colours. Those over HTTP share
-# its colour and differ in their strokes; the last row is for any other. What follows a comma in
-# a name is a variant, drawn in the second colour.
+# How transports are drawn: beginning of the name, stroke, marker, colours; the last row is for
+# any other. What follows a comma in a name is a variant, drawn in the second colour. On white,
+# each has a contrast of at least 3 : 1.
 _TRANSPORTS = [
-    ("short", "-", "o", (HTTP, TROUBLE)),
-    ("long", "--", "s", (HTTP, TROUBLE)),
-    ("SSE", ":", "^", (HTTP, TROUBLE)),
-    ("WebSocket", "-", "D", (DATA, LOOP)),
+    ("short", "-", "o", ("#C46A00", "#8A2E00")),
+    ("long", "--", "s", ("#8A3B8F", "#5B1F60")),
+    ("SSE", ":", "^", ("#5F6B00", "#3A4200")),
+    ("WebSocket", "-", "D", (DATA, "#003C66")),
     ("", "-.", "P", (OWN, LOOP)),
 ]
 

@@ -7,10 +7,13 @@ and events come at random (Poisson) unless said otherwise.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, floor
 
 # Headers of TCP and IP (version 4, with time stamps, as Linux sends them): bytes of a segment.
 SEGMENT = 52
+
+# What TLS 1.3 puts around what is written at once: a header of 5 bytes, a type, a tag of 16.
+RECORD = 22
 
 # What server-sent events put around an event: "data: ", two ends of lines, a chunk's frame.
 SSE_FRAMING = 14
@@ -27,9 +30,19 @@ def stream_latency(delay: float) -> float:
     return delay
 
 
-def short_poll_latency(interval: float, delay: float) -> float:
-    """Mean latency of polls on a fixed schedule: half an interval until the next, and the way."""
-    return interval / 2 + delay
+def short_poll_latency(interval: float, delay: float, keep_alive: bool = True) -> float:
+    """Mean latency of polls on a schedule: half the time until the next, and the way."""
+    return polls_every(interval, delay, keep_alive) / 2 + delay
+
+
+def polls_every(interval: float, delay: float, keep_alive: bool = True) -> float:
+    """Seconds between the polls that are made.
+
+    One that is due while the one before is under way is left out. With a connection of its
+    own, a poll takes two round trips.
+    """
+    trip = (2 if keep_alive else 4) * delay
+    return interval * (1 + floor(round(trip / interval, 6)))
 
 
 def empty_share(rate: float, interval: float) -> float:
@@ -81,9 +94,12 @@ def published_rate(overhead: int, clients: int) -> float:
     return overhead * clients * 8 / MEBI
 
 
-def on_the_wire(payload: int, segments: int) -> int:
-    """A model of the bytes that TCP/IP makes of it: the payload and a header a segment."""
-    return payload + segments * SEGMENT
+def on_the_wire(payload: float, segments: float, records: float = 0) -> float:
+    """A model of the bytes that TCP/IP makes of it: the payload and a header a segment.
+
+    Under TLS, `records` are what the payload is written in.
+    """
+    return payload + segments * SEGMENT + records * RECORD
 
 
 @dataclass(frozen=True)
@@ -119,7 +135,8 @@ def expectations(
     """
     if min(rate, interval, clients) <= 0 or min(delay, payload, exchange) < 0:
         raise ValueError("rate, interval and clients are above 0, nothing else is below")
-    short, long = 1 / interval, rate * long_poll_requests(rate, delay)
+    short = 1 / polls_every(interval, delay)
+    long = rate * long_poll_requests(rate, delay)
     fresh = stream_latency(delay)
     rows = [
         (f"short polling every {interval:g} s", short_poll_latency(interval, delay), short, 2),
@@ -138,20 +155,31 @@ def expectations(
 
 
 def recommend(
-    rate: float, delay: float, payload: int = 50, clients: int = 1, *, stale: float, talks: bool
+    rate: float,
+    delay: float,
+    payload: int = 50,
+    clients: int = 1,
+    *,
+    stale: float,
+    says: float = 0,
+    exchange: float = 400,
 ) -> str:
-    """What to take, if an event may be `stale` seconds old on average, and clients talk or not.
+    """What to take, if an event may be `stale` seconds old on average, and each client itself
+    sends `says` messages a second.
 
-    Polling is the simplest, so it is taken where it is fresh enough and puts at most a fifth
-    more on the wire than a stream.
+    What is simpler is taken where it is fresh enough and puts at most a fifth more on the wire
+    than what would be cheapest: polling before a stream, and a POST for what clients say
+    before a WebSocket.
     """
     if stale < delay:
-        return "nothing: the way alone takes longer than that"
-    if talks:
-        return "WebSocket: the clients have something to say, too"
+        return "nothing that runs over TCP: the way alone takes longer"
     interval = 2 * (stale - delay)
-    if interval > 0:
-        short, _, sse, _ = expectations(rate, delay, payload, clients, interval)
-        if short.wire <= 1.2 * sse.wire:
-            return f"just poll, every {interval:.3g} s"
-    return "server-sent events, or WebSocket for more than text"
+    short, _, sse, websocket = expectations(rate, delay, payload, clients, interval or 1, exchange)
+    polls = interval > 2 * delay and short.wire <= 1.2 * sse.wire
+    listen = short.wire if polls else sse.wire
+    posts = clients * says * on_the_wire(exchange + payload, 3)
+    frames = clients * says * on_the_wire(frame_header(payload) + 4 + payload, 2)
+    if says and listen + posts > 1.2 * (websocket.wire + frames):
+        return "WebSocket: the clients have much to say"
+    advice = f"just poll, every {interval:.3g} s" if polls else "server-sent events"
+    return f"{advice}, and POST" if says else advice

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from math import isclose
 from typing import Any
 
-from workbench.checks import Wrong, require_coroutine_function, require_plain_function
+from workbench.checks import Words, Wrong, require_coroutine_function, require_plain_function
 
 
 async def staleness(function: Callable[[float, float], tuple[float, float]]) -> None:
@@ -52,23 +52,35 @@ async def schedule(function: Callable[..., list[float]]) -> None:
 
 
 class Server:
-    """Answers long polls with the numbers after `since`, and fails now and then."""
+    """Answers long polls with the numbers after `since`, and fails now and then.
+
+    log: what became of each question, in their order
+    """
 
     def __init__(self) -> None:
         self.there = 0
         self.waiting = 0
-        self.asked: list[int] = []
+        self.log: list[str] = []
         self._more = asyncio.Event()
+
+    @property
+    def story(self) -> Words:
+        """What was asked and answered, as far as a verdict has room for it."""
+        left_out = ["…"] if len(self.log) > 10 else []
+        return Words("; ".join([*self.log[:10], *left_out]))
 
     def add(self, count: int) -> None:
         self.there += count
         self._more.set()
 
     async def fetch(self, since: int) -> list[int]:
-        self.asked.append(since)
+        number = len(self.log)
+        self.log.append(f"fetch({since!r}) waits")
         await asyncio.sleep(0.01)
-        if len(self.asked) in (2, 3, 4, 6):
-            raise (TimeoutError if len(self.asked) % 2 else ConnectionError)("as happens")
+        if number + 1 in (2, 3, 4, 6):
+            error = (ConnectionError if number % 2 else TimeoutError)("as happens")
+            self.log[number] = f"fetch({since!r}) raised {type(error).__name__}"
+            raise error
         self.waiting += 1
         try:
             while self.there <= since:
@@ -76,7 +88,9 @@ class Server:
                 await self._more.wait()
         finally:
             self.waiting -= 1
-        return list(range(since + 1, self.there + 1))
+        numbers = list(range(since + 1, self.there + 1))
+        self.log[number] = f"fetch({since!r}) gave {numbers}"
+        return numbers
 
 
 async def follow(function: Callable[..., Awaitable[Any]]) -> None:
@@ -93,7 +107,9 @@ async def follow(function: Callable[..., Awaitable[Any]]) -> None:
                 break
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.2)
-        _judge(server, delivered, following)
+        _judge_end(server, following)
+        _judge_numbers(server, delivered)
+        _judge_questions(server)
     finally:
         obeyed = False
         for attempt in range(3):
@@ -101,30 +117,57 @@ async def follow(function: Callable[..., Awaitable[Any]]) -> None:
             await asyncio.wait([following], timeout=0.3)
             obeyed = obeyed or (attempt == 0 and following.done())
     if not obeyed:
-        raise Wrong("a client that is cancelled ends: catch TimeoutError and ConnectionError alone")
+        hint = "a client that is cancelled ends: catch TimeoutError and ConnectionError alone"
+        sent = Words(f"{server.story}; then the task was cancelled")
+        raise Wrong.comparing(hint, sent, Words("to end"), Words("it went on"))
 
 
-def _judge(server: Server, delivered: list[int], following: asyncio.Future[Any]) -> None:
-    if following.done():
-        if isinstance(following.exception(), NotImplementedError):
-            raise following.exception()
-        if error := following.exception():
+def _judge_end(server: Server, following: asyncio.Future[Any]) -> None:
+    """Raise Wrong if the client has ended by itself."""
+    if not following.done():
+        return
+    to_go_on = Words("to go on until it is cancelled")
+    match following.exception():
+        case None:
+            hint = "it returned: there may always be another event"
+            raise Wrong.comparing(hint, server.story, to_go_on, Words("a return"))
+        case NotImplementedError() as error:
+            raise error
+        case TimeoutError() | ConnectionError() as error:
             hint = "after a TimeoutError or a ConnectionError it asks again"
-            raise Wrong.comparing(hint, server.asked, "to go on", error)
-        raise Wrong("it returned: there may always be another event")
+            raise Wrong.comparing(hint, server.story, to_go_on, error)
+        case error:
+            hint = "your code raised an error"
+            if "await" in str(error):
+                hint = "fetch is awaited, deliver is a plain function and is not"
+            raise Wrong.comparing(hint, server.story, to_go_on, error)
+
+
+def _judge_numbers(server: Server, delivered: list[Any]) -> None:
     expected = list(range(1, 7))
-    if delivered != expected:
+    if delivered == expected:
+        return
+    if not all(isinstance(number, int) for number in delivered):
+        hint = "deliver takes one number: call it for each of an answer's"
+    elif len(set(delivered)) < len(delivered):
+        hint = "an event came twice: after a failure, too, ask for what follows the last you have"
+    elif set(delivered) < set(expected):
         hint = (
-            "each number once and in order, within seconds: ask, also after a failure, for what "
-            "comes after the last that you have"
+            "an event was lost, or not there within seconds: ask for what follows the last you have"
         )
-        raise Wrong.comparing(hint, server.asked, expected, delivered)
+    else:
+        hint = "each number once and in order"
+    raise Wrong.comparing(hint, server.story, expected, delivered)
+
+
+def _judge_questions(server: Server) -> None:
     if server.waiting > 1:
-        raise Wrong(f"{server.waiting} questions at once: wait for the answer, then ask again")
-    if len(server.asked) > 30:
-        raise Wrong(
-            f"it has asked {len(server.asked)} times: fetch waits by itself for something new"
-        )
+        hint = "questions at once: wait for the answer, then ask again"
+        raise Wrong.comparing(hint, server.story, Words("one at a time"), server.waiting)
+    if len(server.log) > 30:
+        hint = "fetch waits by itself for something new: ask once and wait"
+        asked = Words(f"{len(server.log)} questions")
+        raise Wrong.comparing(hint, server.story, Words("about ten questions"), asked)
 
 
 PROBES = {"1": staleness, "2": schedule, "3": follow}
