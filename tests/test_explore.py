@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from nestling.frames import Decoder, Opcode
-from workbench import explore, kernel
+from workbench import drawings, explore, kernel, laws
 
 
 async def echo(connection):
@@ -95,3 +95,48 @@ async def test_there_is_a_picture_where_no_kernel_is(server):
     data, _ = bits._repr_mimebundle_()
     await bits._sending
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= data.keys()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the knobs have drawn, by the titles: lines, points and labels."""
+    found: dict[str, tuple] = {}
+    curves = drawings.curves
+
+    def keep(lines, points, title, *labels, **options):
+        found[title.split()[1]] = (lines, points, title)
+        return curves(lines, points, title, *labels, **options)
+
+    monkeypatch.setattr(drawings, "curves", keep)
+    return found
+
+
+def test_the_lines_are_the_laws_with_the_points_where_the_knobs_stand(drawn):
+    knobs = explore.Knobs()
+    knobs.knobs["interval"].value = 2
+    knobs.knobs["delay"].value = 0.25
+    lines, points, title = drawn["stale:"]
+    assert "polls every 2 s" in title
+    delays, latencies = lines["short polling"]
+    assert latencies == pytest.approx([laws.short_poll_latency(2, d) for d in delays])
+    assert points["SSE, WebSocket"] == ([0.25], [0.25])
+    assert min(delays) < 0.25 < max(delays)
+
+
+@pytest.mark.parametrize("name", ["rate", "delay", "interval", "headers"])
+def test_each_knob_moves_a_line_and_the_pictures(drawn, name):
+    knobs = explore.Knobs()
+    before = {of: lines for of, (lines, _, _) in drawn.items()}
+    images = [image.value for image in knobs._images]
+    knobs.knobs[name].value *= 1.5
+    assert any(drawn[of][0] != lines for of, lines in before.items()) or name == "delay"
+    assert [image.value for image in knobs._images] != images
+
+
+def test_what_it_costs_is_the_model_for_each_transport(drawn):
+    explore.Knobs()
+    lines, points, _ = drawn["it"]
+    [rate], costs = points["WebSocket"]
+    expected = laws.expectations(rate, 0.05, interval=0.5, exchange=250)
+    assert costs == [expected[3].wire / rate]
+    assert list(lines) == ["short polling", "long polling", "SSE", "WebSocket"]

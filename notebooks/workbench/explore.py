@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import html
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as widgets
 from nestling.frames import Decoder, FrameError, Opcode, apply_mask
 from nestling.handshake import build_request, new_key, parse_response
 
-from workbench import drawings, kernel
+from workbench import drawings, kernel, laws
 from workbench.trace import frame_label
 
 NAMES = ["FIN", "RSV1", "RSV2", "RSV3", "opcode", "", "", "", "MASK", "length", *[""] * 6]
@@ -123,6 +124,94 @@ class Bits:
         self._sending = asyncio.ensure_future(self.send())
         data, metadata = self._still._repr_mimebundle_()
         return data | self._rows()._repr_mimebundle_(), metadata
+
+
+class Knobs:
+    """The laws of chapter 03 as lines that move with four knobs.
+
+    knobs:    rate, in events a second; delay, one way, and interval, in seconds; headers, of a
+              poll's request and response together, in bytes
+    pictures: as the knobs stand, how stale news is and what it costs
+    """
+
+    def __init__(self) -> None:
+        self.knobs = {
+            "rate": _knob("events a second", 4, -2, 2),
+            "delay": _knob("delay in s", 0.05, -3, 0),
+            "interval": _knob("interval in s", 0.5, -1, 1),
+            "headers": _knob("headers in bytes", 250, 1.7, 3.5),
+        }
+        self._images = [widgets.Image(format="png", width=720) for _ in range(2)]
+        for knob in self.knobs.values():
+            knob.observe(self._draw, "value")
+        self._draw()
+
+    def _draw(self, _: object = None) -> None:
+        self.pictures = [draw(**self._values()) for draw in (_stale, _cost)]
+        for image, picture in zip(self._images, self.pictures, strict=True):
+            image.value = picture.png
+
+    def _values(self) -> dict[str, float]:
+        return {name: knob.value for name, knob in self.knobs.items()}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        box = widgets.VBox([*self.knobs.values(), *self._images])
+        data, metadata = self.pictures[1]._repr_mimebundle_()
+        return data | box._repr_mimebundle_(), metadata
+
+
+def _knob(name: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
+    return widgets.FloatLogSlider(
+        description=name,
+        value=value,
+        min=low,
+        max=high,
+        step=0.05,
+        readout_format=".3g",
+        continuous_update=False,
+        style={"description_width": "9em"},
+        layout=widgets.Layout(width="36em"),
+    )
+
+
+NAMES_OF_LAWS = ("short polling", "long polling", "SSE", "WebSocket")
+
+
+def _lines(
+    xs: list[float], now: float, of: Callable[[float], list[float]], names: tuple[str, ...]
+) -> tuple[dict[str, drawings.Line], dict[str, drawings.Line]]:
+    """A line over `xs` for each name, and its point where the knob stands."""
+    rows, points = [of(x) for x in xs], of(now)
+    return (
+        {name: (xs, [row[at] for row in rows]) for at, name in enumerate(names)},
+        {name: ([now], [points[at]]) for at, name in enumerate(names)},
+    )
+
+
+def _stale(rate: float, delay: float, interval: float, headers: float) -> drawings.Picture:
+    def latencies(delay: float) -> list[float]:
+        expected = laws.expectations(rate, delay, interval=interval, exchange=headers)
+        return [row.latency for row in expected[:3]]
+
+    delays = [max(0.1, 2 * delay) * n / 100 for n in range(1, 101)]
+    names = (*NAMES_OF_LAWS[:2], "SSE, WebSocket")
+    lines, points = _lines(delays, delay, latencies, names)
+    title = f"How stale: {rate:.3g} events a second, polls every {interval:.3g} s"
+    return drawings.curves(
+        lines, points, title, "one-way delay in seconds", "mean latency in seconds"
+    )
+
+
+def _cost(rate: float, delay: float, interval: float, headers: float) -> drawings.Picture:
+    def bytes_an_event(rate: float) -> list[float]:
+        expected = laws.expectations(rate, delay, interval=interval, exchange=headers)
+        return [row.wire / rate for row in expected]
+
+    rates = [0.01 * 10 ** (n / 20) for n in range(81)]
+    lines, points = _lines(rates, rate, bytes_an_event, NAMES_OF_LAWS)
+    title = f"What it costs, with {headers:.3g} bytes of headers (a model)"
+    ylabel = "bytes on the wire an event"
+    return drawings.curves(lines, points, title, "events a second", ylabel, logarithmic=True)
 
 
 def _shown(data: bytes) -> str:
