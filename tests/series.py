@@ -122,6 +122,9 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
         cell.id = f"cell-{number:03}"
         kept = {key: cell.metadata[key] for key in ("tags", "quote") if cell.metadata.get(key)}
         cell.metadata = nbformat.from_dict(kept)
+        for output in cell.get("outputs", []):
+            # Without its kernel a widget is an error message; the picture beside it is not.
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     nbformat.validate(notebook)
     return notebook
 

@@ -352,7 +352,7 @@ def curves(
     """The law as lines, the measurement as points; the same name has the same colour and mark.
 
     Each line ends in its mark and its name. On logarithmic axes, x is labelled where something
-    was measured, y at 1, 2 and 5 times the powers of ten.
+    was measured, if at more than one place, y at 1, 2 and 5 times the powers of ten.
     """
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 4))
@@ -363,7 +363,9 @@ def curves(
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
         if logarithmic:
             measured = sorted({value for x, _ in points.values() for value in x})
-            axes.set_xticks(measured, [f"{value:g}" for value in measured])
+            axes.xaxis.set_major_formatter("{x:g}")
+            if len(measured) > 1:
+                axes.set_xticks(measured, [f"{value:g}" for value in measured])
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()

@@ -72,7 +72,7 @@ class Item:
             case Response(status, reason):
                 return f"{status} {reason}"
             case Frame():
-                return _frame_label(self.content)
+                return frame_label(self.content)
             case Body(data):
                 return f"body {_short(data.decode(errors='replace'))}"
             case Undecoded(why):
@@ -237,7 +237,8 @@ def _illegible(field: re.Match[bytes]) -> bytes:
     return field[1] + b":" + b"x" * len(field[2])
 
 
-def _frame_label(frame: Frame) -> str:
+def frame_label(frame: Frame) -> str:
+    """A frame in a few words: its opcode, and what it says."""
     name = frame.opcode.name + ("" if frame.fin else ", more to come")
     if frame.opcode is Opcode.CLOSE:
         try:
