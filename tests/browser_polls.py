@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import trustme
 from aiohttp import web
 from nestling.handshake import Request
 from playwright.async_api import BrowserContext, async_playwright
 from workbench import trace
 from workbench.race import http_server
-from workbench.race.certificate import contexts, make
+from workbench.race.certificate import contexts
 from workbench.relay import HOST, Relay
 
 PATHS = ("/with-id", "/without-id", "/fails-once")
@@ -91,9 +92,9 @@ class Site:
 async def http2_server() -> AsyncIterator[int]:
     """A server of Node's that speaks HTTP/2 under TLS; gives its port."""
     with tempfile.TemporaryDirectory() as folder:
-        key, certificate = make()
-        (Path(folder) / "key.pem").write_text(key)
-        (Path(folder) / "certificate.pem").write_text(certificate)
+        issued = trustme.CA().issue_cert(HOST)
+        issued.private_key_pem.write_to_path(Path(folder) / "key.pem")
+        issued.cert_chain_pems[0].write_to_path(Path(folder) / "certificate.pem")
         process = await asyncio.create_subprocess_exec(
             "node", "-e", HTTP2_SERVER, cwd=folder, stdout=asyncio.subprocess.PIPE
         )
