@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -105,16 +105,27 @@ async def jupyterlab(
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Page]:
-    """A page; its uncaught errors, and those of others in its context, fail the test."""
+async def browsers() -> AsyncIterator[Callable[[], Awaitable[Page]]]:
+    """Makes pages, each in a profile of its own; their uncaught errors fail the test."""
     async with async_playwright() as playwright:
         launched = await playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        context = await launched.new_context(viewport={"width": 1280, "height": 900})
         uncaught = []
-        context.on("weberror", lambda error: uncaught.append(f"{error.page.url}: {error.error}"))
-        yield await context.new_page()
+
+        async def new_page() -> Page:
+            context = await launched.new_context(viewport={"width": 1280, "height": 900})
+            context.on("weberror", lambda it: uncaught.append(f"{it.page.url}: {it.error}"))
+            return await context.new_page()
+
+        yield new_page
         await launched.close()
         assert uncaught == [], uncaught
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[Page]:
+    """A page; its uncaught errors, and those of others in its context, fail the test."""
+    async with browsers() as new_page:
+        yield await new_page()
 
 
 async def prompts(page: Page) -> list[str]:

@@ -1,6 +1,6 @@
 """Film the panel of chapter 00, in a real JupyterLab and a real browser: the README's picture.
 
-    python tests/film_poll.py        writes .github/poll.gif
+python tests/film_poll.py        writes .github/poll.gif
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import io
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 
 import series
@@ -44,15 +45,9 @@ async def film(page: Page) -> list[Image.Image]:
 def write(pictures: list[Image.Image], path: Path) -> None:
     """One GIF of all pictures, those that show nothing new left out. ValueError if too large."""
     last = pictures[-1].quantize(64)
-    shown: list[Image.Image] = []
-    lasting: list[int] = []
-    for picture in pictures:
-        if shown and picture.tobytes() == before:
-            lasting[-1] += round(1000 * EVERY)
-        else:
-            shown.append(picture.quantize(palette=last, dither=Image.Dither.NONE))
-            lasting.append(round(1000 * EVERY))
-        before = picture.tobytes()
+    alike = [list(same) for _, same in groupby(pictures, Image.Image.tobytes)]
+    shown = [same[0].quantize(palette=last, dither=Image.Dither.NONE) for same in alike]
+    lasting = [round(1000 * EVERY * len(same)) for same in alike]
     lasting[-1] += round(1000 * STILL)
     made = io.BytesIO()
     first, *rest = shown
