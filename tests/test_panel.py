@@ -126,6 +126,14 @@ async def test_the_still_picture_has_the_votes_and_bars_of_their_length():
     await kernel.stop_all()
 
 
+async def test_a_poll_without_a_question_has_a_panel_all_the_same():
+    server = await kernel.start("poll", create(PollGateway()), check_origin=True)
+    still = await panel.poll(server)
+    assert repr(still) == "No question is open yet."
+    assert "No question is open yet." in still._still()
+    await kernel.stop_all()
+
+
 async def test_a_server_that_any_page_could_use_gets_no_panel():
     server = await opened(check_origin=False)
     with pytest.raises(ValueError, match="every web page may connect to 'poll': .*check_origin"):

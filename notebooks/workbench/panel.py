@@ -70,15 +70,14 @@ class Panel:
 
     def _still(self) -> str:
         """The tally as a table, with bars of letters: every page can show that."""
-        longest = max(BAR, *self.tally["votes"])
+        longest = max([BAR, *self.tally["votes"]])
         rows = "".join(
             f'<tr><th scope="row">{escape(choice)}</th><td>{votes}</td>'
             f'<td aria-hidden="true">{"█" * round(votes * BAR / longest)}</td></tr>'
             for choice, votes in self._rows()
         )
         return (
-            '<div class="poll" data-lm-suppress-shortcuts="true">'
-            f"<p><b>{escape(self._question())}</b></p>"
+            f'<div class="poll"><p><b>{escape(self._question())}</b></p>'
             f"<table><tr><th>answer</th><th>votes</th><th></th></tr>{rows}</table>"
             f'<p role="status">{STILL}</p></div>'
         )
