@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import pytest
 import series
 from browsing import TOKEN, browser, jupyterlab, open_notebook, run_cell, save
-from conftest import chromium
+from conftest import chromium, until
 from nbformat.v4 import new_code_cell, new_notebook
 from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import subscribe_message, websocket_gateway
 from nestling.poll import PollGateway
-from playwright.async_api import Locator, Page, WebSocket, expect
+from playwright.async_api import Locator, Page, WebSocket, WebSocketRoute, expect
 from workbench import kernel, panel
 
 START = """
@@ -241,6 +242,8 @@ async def in_notebook_7(page: Page, address: str, path: Path) -> None:
     """Here the direct way leads nowhere, as if the kernel were at the end of a tunnel."""
     direct = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$")
     await page.route_web_socket(direct, lambda route: route.close())
+    lost: list[str] = []
+    await page.route_web_socket(re.compile(r"/proxy/\d+/poll$"), partial(lose_the_first_vote, lost))
     proxied = sockets(page)
     async with page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=60_000):
         await page.goto(address)
@@ -248,11 +251,28 @@ async def in_notebook_7(page: Page, address: str, path: Path) -> None:
     for cell in range(2):
         await run_cell(page, cell)
     await says(polls(page), "Choose an answer.")
+    await answer(polls(page), "yes & no").click()
+    await until(lambda: len(lost) == 1)
+    await says(polls(page), "Choose an answer.")
     await answer(polls(page), "no").click()
     await shows(polls(page), "0 votes", "1 vote")
     await says(polls(page), "Your vote: no.")
     port = re.search(r"/proxy/(\d+)/poll", proxied[-1].url)[1]
     assert holds_nothing(await save(page, path), port)
+
+
+def lose_the_first_vote(lost: list[str], route: WebSocketRoute) -> None:
+    """Pass messages on, but lose the connection with the first vote."""
+    server = route.connect_to_server()
+
+    async def pass_on(message: str) -> None:
+        if "vote" in message and not lost:
+            lost.append(message)
+            await route.close()
+        else:
+            server.send(message)
+
+    route.on_message(pass_on)
 
 
 async def in_chapter_00(page: Page, address: str) -> None:
