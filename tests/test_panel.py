@@ -240,39 +240,51 @@ async def untrusted(page: Page, address: str, folder: Path, saved: str) -> None:
 
 async def in_notebook_7(page: Page, address: str, path: Path) -> None:
     """Here the direct way leads nowhere, as if the kernel were at the end of a tunnel."""
-    direct = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$")
+    direct, proxied = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$"), re.compile(r"/proxy/\d+/poll$")
+    cables: list[WebSocketRoute] = []
     await page.route_web_socket(direct, lambda route: route.close())
-    lost: list[str] = []
-    await page.route_web_socket(re.compile(r"/proxy/\d+/poll$"), partial(lose_the_first_vote, lost))
-    proxied = sockets(page)
+    await page.route_web_socket(proxied, partial(tamper, cables, []))
     async with page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=60_000):
         await page.goto(address)
     await page.locator('[data-status="idle"]').wait_for(timeout=60_000)
     for cell in range(2):
         await run_cell(page, cell)
-    await says(polls(page), "Choose an answer.")
-    await answer(polls(page), "yes & no").click()
-    await until(lambda: len(lost) == 1)
-    await says(polls(page), "Choose an answer.")
-    await answer(polls(page), "no").click()
-    await shows(polls(page), "0 votes", "1 vote")
-    await says(polls(page), "Your vote: no.")
-    port = re.search(r"/proxy/(\d+)/poll", proxied[-1].url)[1]
+    await some_votes_go_wrong(polls(page), cables)
+    port = re.search(r"/proxy/(\d+)/poll", cables[-1].url)[1]
     assert holds_nothing(await save(page, path), port)
 
 
-def lose_the_first_vote(lost: list[str], route: WebSocketRoute) -> None:
-    """Pass messages on, but lose the connection with the first vote."""
+def tamper(cables: list[WebSocketRoute], votes: list[str], route: WebSocketRoute) -> None:
+    """Pass messages on; but lose the cable with the first vote, and falsify the second."""
+    cables.append(route)
     server = route.connect_to_server()
 
     async def pass_on(message: str) -> None:
-        if "vote" in message and not lost:
-            lost.append(message)
+        if "vote" in message:
+            votes.append(message)
+        if "vote" in message and len(votes) == 1:
             await route.close()
         else:
-            server.send(message)
+            server.send(re.sub(r'"data":\d', '"data":9', message) if len(votes) == 2 else message)
 
     route.on_message(pass_on)
+
+
+async def some_votes_go_wrong(poll: Locator, cables: list[WebSocketRoute]) -> None:
+    """What was lost with its connection, or refused, can be cast again; what counted cannot."""
+    await says(poll, "Choose an answer.")
+    await answer(poll, "yes & no").click()
+    await until(lambda: len(cables) == 2)
+    await says(poll, "Choose an answer.")
+    await answer(poll, "yes & no").click()
+    await says(poll, "There is no such choice")
+    await answer(poll, "no").click()
+    await shows(poll, "0 votes", "1 vote")
+    await says(poll, "Your vote: no.")
+    await cables[-1].close()
+    await until(lambda: len(cables) == 3)
+    await says(poll, "Your vote: no.")
+    await expect(answer(poll, "yes & no")).to_be_disabled()
 
 
 async def in_chapter_00(page: Page, address: str) -> None:
