@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import pytest
 import series
 from browsing import TOKEN, browser, jupyterlab, open_notebook, run_cell, save
-from conftest import chromium
+from conftest import chromium, until
 from nbformat.v4 import new_code_cell, new_notebook
 from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import subscribe_message, websocket_gateway
 from nestling.poll import PollGateway
-from playwright.async_api import Locator, Page, WebSocket, expect
+from playwright.async_api import Locator, Page, WebSocket, WebSocketRoute, expect
 from workbench import kernel, panel
 
 START = """
@@ -112,7 +113,7 @@ async def test_what_a_notebook_keeps_is_a_still_picture_and_the_script(tmp_path)
     [shown] = notebook.cells[2].outputs
     port = notebook.cells[3].outputs.pop().text.strip()
     assert shown.data["text/plain"] == "<Tea>? yes & no: 0, no: 0"
-    assert '<th scope="row">yes &amp; no</th><td>0</td>' in shown.data["text/html"]
+    assert ">yes &amp; no</th><td>0</td>" in shown.data["text/html"]
     assert holds_nothing(nbformat.writes(notebook), port)
 
 
@@ -123,6 +124,14 @@ async def test_the_still_picture_has_the_votes_and_bars_of_their_length():
     many = panel.Panel("", {"question": "?", "choices": ["a", "b"], "votes": [300, 100]})
     bars = re.findall("█*</td></tr>", many._still())
     assert [bar.count("█") for bar in bars] == [30, 10]
+    await kernel.stop_all()
+
+
+async def test_a_poll_without_a_question_has_a_panel_all_the_same():
+    server = await kernel.start("poll", create(PollGateway()), check_origin=True)
+    still = await panel.poll(server)
+    assert repr(still) == "No question is open yet."
+    assert "No question is open yet." in still._still()
     await kernel.stop_all()
 
 
@@ -222,29 +231,60 @@ async def in_another_tab(page: Page, address: str) -> None:
 
 async def untrusted(page: Page, address: str, folder: Path, saved: str) -> None:
     """A notebook that Jupyter has not signed, as it comes from elsewhere: no script runs."""
-    (folder / "other.ipynb").write_text(saved.replace("A still picture, of", "A still picture of"))
+    (folder / "other.ipynb").write_text(saved.replace("A still picture, from", "A picture from"))
     tab = await page.context.new_page()
     await open_notebook(tab, address)
-    await expect(tab.get_by_text("A still picture of when this cell was run.")).to_have_count(2)
+    await expect(tab.get_by_text("A picture from when this cell was run.")).to_have_count(2)
     await expect(tab.get_by_role("rowheader")).to_have_text(["yes & no", "no"] * 2)
 
 
 async def in_notebook_7(page: Page, address: str, path: Path) -> None:
     """Here the direct way leads nowhere, as if the kernel were at the end of a tunnel."""
-    direct = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$")
+    direct, proxied = re.compile(r"^ws://127\.0\.0\.1:\d+/poll$"), re.compile(r"/proxy/\d+/poll$")
+    cables: list[WebSocketRoute] = []
     await page.route_web_socket(direct, lambda route: route.close())
-    proxied = sockets(page)
+    await page.route_web_socket(proxied, partial(tamper, cables, []))
     async with page.expect_websocket(lambda socket: "/channels" in socket.url, timeout=60_000):
         await page.goto(address)
     await page.locator('[data-status="idle"]').wait_for(timeout=60_000)
     for cell in range(2):
         await run_cell(page, cell)
-    await says(polls(page), "Choose an answer.")
-    await answer(polls(page), "no").click()
-    await shows(polls(page), "0 votes", "1 vote")
-    await says(polls(page), "Your vote: no.")
-    port = re.search(r"/proxy/(\d+)/poll", proxied[-1].url)[1]
+    await some_votes_go_wrong(polls(page), cables)
+    port = re.search(r"/proxy/(\d+)/poll", cables[-1].url)[1]
     assert holds_nothing(await save(page, path), port)
+
+
+def tamper(cables: list[WebSocketRoute], votes: list[str], route: WebSocketRoute) -> None:
+    """Pass messages on; but lose the cable with the first vote, and falsify the second."""
+    cables.append(route)
+    server = route.connect_to_server()
+
+    async def pass_on(message: str) -> None:
+        if "vote" in message:
+            votes.append(message)
+        if "vote" in message and len(votes) == 1:
+            await route.close()
+        else:
+            server.send(re.sub(r'"data":\d', '"data":9', message) if len(votes) == 2 else message)
+
+    route.on_message(pass_on)
+
+
+async def some_votes_go_wrong(poll: Locator, cables: list[WebSocketRoute]) -> None:
+    """What was lost with its connection, or refused, can be cast again; what counted cannot."""
+    await says(poll, "Choose an answer.")
+    await answer(poll, "yes & no").click()
+    await until(lambda: len(cables) == 2)
+    await says(poll, "Choose an answer.")
+    await answer(poll, "yes & no").click()
+    await says(poll, "There is no such choice")
+    await answer(poll, "no").click()
+    await shows(poll, "0 votes", "1 vote")
+    await says(poll, "Your vote: no.")
+    await cables[-1].close()
+    await until(lambda: len(cables) == 3)
+    await says(poll, "Your vote: no.")
+    await expect(answer(poll, "yes & no")).to_be_disabled()
 
 
 async def in_chapter_00(page: Page, address: str) -> None:

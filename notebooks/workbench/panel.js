@@ -3,7 +3,7 @@
 function pollPanel(root, place) {
   const status = root.querySelector("[role=status]"), ways = waysTo(place);
   let socket, way = 0, pause = 250, isOpen = false;
-  let asked = "", total = 0, mine = null, rows = [];
+  let asked = "", total = 0, rows = [], mine = null, isCounted = false;
 
   function connect() {
     if (!root.isConnected) return setTimeout(connect, 1000); // the output is out of the page
@@ -21,6 +21,7 @@ function pollPanel(root, place) {
       clearTimeout(patience);
       if (!isOpen) way = (way + 1) % ways.length;
       isOpen = false;
+      if (!isCounted) mine = null; // a vote may have been lost with the connection
       tell("No server answers, still trying. Was it stopped? Run its cell again, then this one.");
       setTimeout(connect, pause);
       pause = Math.min(2 * pause, 4000);
@@ -29,14 +30,15 @@ function pollPanel(root, place) {
   const send = message => socket.send(JSON.stringify(message));
 
   function receive({ id, event, data }) {
-    if (event === "exception") return tell(data.message);
-    if (id === 1) show(data);
-    tell(!rows.length ? "No question is open yet." : mine === null ? "Choose an answer."
-      : `Your vote: ${rows[mine].button.textContent}.`);
+    if (event === "exception") mine = null;
+    else if (id === 1) show(data);
+    else isCounted = true;
+    tell(event === "exception" ? data.message : !rows.length ? "No question is open yet."
+      : mine === null ? "Choose an answer." : `Your vote: ${rows[mine].button.textContent}.`);
   }
   function vote(choice) {
     if (!isOpen || mine !== null) return;
-    mine = choice;
+    [mine, isCounted] = [choice, false];
     send({ id: 2, event: "vote", data: choice });
     tell("Sent.");
   }

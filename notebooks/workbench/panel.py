@@ -39,7 +39,7 @@ ELSEWHERE = "https://elsewhere.example"
 BAR = 30
 
 # What is said below the picture where the script does not run.
-STILL = "A still picture, of when this cell was run. In JupyterLab you can run it, and vote."
+STILL = "A still picture, from when this cell was run. In JupyterLab you can run it and vote."
 
 # The part of a cell that stays when its outputs are replaced, in JupyterLab and Notebook 7.
 AREA = 'document.currentScript.closest(".jp-OutputArea")'
@@ -70,16 +70,15 @@ class Panel:
 
     def _still(self) -> str:
         """The tally as a table, with bars of letters: every page can show that."""
-        longest = max(BAR, *self.tally["votes"])
+        longest, left = max([BAR, *self.tally["votes"]]), 'style="text-align: left"'
         rows = "".join(
-            f'<tr><th scope="row">{escape(choice)}</th><td>{votes}</td>'
-            f'<td aria-hidden="true">{"█" * round(votes * BAR / longest)}</td></tr>'
+            f'<tr><th scope="row" {left}>{escape(choice)}</th><td>{votes}</td>'
+            f'<td aria-hidden="true" {left}>{"█" * round(votes * BAR / longest)}</td></tr>'
             for choice, votes in self._rows()
         )
         return (
-            '<div class="poll" data-lm-suppress-shortcuts="true">'
-            f"<p><b>{escape(self._question())}</b></p>"
-            f"<table><tr><th>answer</th><th>votes</th><th></th></tr>{rows}</table>"
+            f'<div class="poll"><p><b>{escape(self._question())}</b></p>'
+            f"<table><tr><th {left}>answer</th><th>votes</th><th></th></tr>{rows}</table>"
             f'<p role="status">{STILL}</p></div>'
         )
 
