@@ -189,7 +189,10 @@ def test_tls_adds_its_records():
         ({"rate": 40, "stale": 1}, "just poll, every 1.9 s"),
         ({"rate": 0.05, "stale": 1}, "server-sent events"),
         ({"rate": 1, "stale": 0.05}, "server-sent events"),
-        ({"rate": 20, "stale": 0.09}, "server-sent events"),  # polls would overlap
+        ({"rate": 1.9, "stale": 1.05}, "just poll, every 2 s"),  # though a fifth above WebSocket
+        ({"rate": 200, "stale": 0.09}, "server-sent events"),  # polls would overlap
+        ({"rate": 1, "stale": 0.05, "says": 0.050}, "server-sent events, and POST"),
+        ({"rate": 1, "stale": 0.05, "says": 0.051}, "WebSocket: the clients have much to say"),
         ({"rate": 1, "stale": 0.5, "says": 1 / 60}, "server-sent events, and POST"),
         ({"rate": 1 / 600, "stale": 300, "says": 1 / 6000}, "just poll, every 600 s, and POST"),
         ({"rate": 1, "stale": 0.5, "says": 1}, "WebSocket: the clients have much to say"),
