@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ async def test_a_quoted_cell_that_a_reader_edits_is_what_runs(name, was, becomes
             cell.source = cell.source.replace(was, becomes)
     [(executed, _)] = await series.run(path, notebook)
     assert any(becomes in series.printed(cell) for cell in series.code_cells(executed))
+
+
+async def test_chapter_03_judges_a_readers_numbers_by_the_law_for_them():
+    path = series.NOTEBOOKS / "03_polling_vs_websocket.ipynb"
+    notebook = series.read(path)
+    for cell in series.code_cells(notebook):
+        cell.source = cell.source.replace("DELAY = 4, 0.5, 0.05", "DELAY = 10, 0.2, 0.2")
+        cell.source = cell.source.replace("schedule(RATE, 10, seed)", "schedule(RATE, 3, seed)")
+    [(executed, _)] = await series.run(path, notebook, timeout=100)
+    shown = "\n".join(series.printed(cell) for cell in series.code_cells(executed))
+    # Two polls are left out for each that is under way.
+    assert re.search(r"short poll 0\.2 s +500 ", shown)
 
 
 async def test_chapter_05_shows_a_recording_where_there_is_no_node(monkeypatch):

@@ -350,6 +350,10 @@ async def test_without_keep_alive_each_poll_pays_for_a_handshake():
     assert secure.bytes_down > 3 * plain.bytes_down
 
 
+# OpenSSL's X509_V_FLAG_CHECK_SS_SIGNATURE: otherwise nobody looks at a trusted one's.
+CHECK_SIGNATURE_OF_ROOT = 0x4000
+
+
 def shake_hands(client: ssl.SSLContext, hostname: str) -> None:
     """A TLS handshake in memory with the race's server."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -367,6 +371,7 @@ def shake_hands(client: ssl.SSLContext, hostname: str) -> None:
 
 def test_a_client_of_the_race_trusts_its_server_and_no_other():
     _, trusting = contexts()
+    trusting.verify_flags |= CHECK_SIGNATURE_OF_ROOT
     shake_hands(trusting, HOST)
     with pytest.raises(ssl.SSLCertVerificationError, match="127.0.0.2"):
         shake_hands(trusting, "127.0.0.2")
@@ -676,16 +681,18 @@ async def test_races_come_in_the_order_of_their_plans(capsys):
 
 
 async def test_races_run_side_by_side_and_are_said_to_be_late_every_time(capsys, monkeypatch):
-    both = asyncio.Barrier(2)
+    both, asked = asyncio.Barrier(2), set()
 
-    async def late(*_: object, **__: object) -> Race:
+    async def late(arms, events, delay, *, seed, progress) -> Race:
+        asked.add((delay, seed, progress is None))
         await both.wait()
         return late_by(1)
 
     monkeypatch.setattr(running, "race", late)
     async with asyncio.timeout(5):
-        found = await side_by_side([Plan([], [], 0), Plan([], [], 0)])
+        found = await side_by_side([Plan([], [], 1, 7), Plan([], [], 2, 8)])
     assert all(each.is_late for each in found)
+    assert asked == {(1, 7, False), (2, 8, True)}, "the first tells how far it is"
     printed = capsys.readouterr().out
     assert "2 races; 4 tries were thrown away" in printed
     assert "This machine is busy: 2 of 2 races were late in every try" in printed
