@@ -34,6 +34,20 @@ async def reverse_once(connection):
     await connection.send((await connection.recv())[::-1])
 
 
+async def reverse_and_return(connection):
+    async for message in connection:
+        return await connection.send(message[::-1])
+
+
+async def reverse_in_pieces(connection):
+    async for message in connection:
+        await connection.send(reversed(message))
+
+
+async def never_answers(connection):
+    await connection.recv()
+
+
 async def reverse_wrongly(connection):
     async for message in connection:
         await connection.send(message.reversed())
@@ -168,11 +182,14 @@ async def test_a_stub_is_not_attempted_yet(exercise):
     ("exercise", "answer", "hint"),
     [
         ("00.1", echo, "something else came back"),
-        ("00.1", reverse_bytes, "reversed, a str"),
-        ("00.1", reverse_without_await, r"await connection.send\(...\) each time"),
+        ("00.1", reverse_bytes, "the last letter comes first, in a str"),
+        ("00.1", reverse_without_await, "is every message answered, with await"),
+        ("00.1", reverse_in_pieces, r"letters came one by one(.|\n)*in pieces: \['c', 'b', 'a'"),
+        ("00.1", reverse_and_return, r"does it loop, and without a return(.|\n)*second message"),
         ("00.1", reverse_yielding, "yield makes the function a generator"),
         ("00.1", silent, "nothing came back within 2 s"),
-        ("00.1", reverse_once, "closed, as happens when the handler returns"),
+        ("00.1", reverse_once, "that happens when the handler returns. It answered one message"),
+        ("00.1", never_answers, r"when the handler returns\n +sent +'abc'(.|\n)*received +nothing"),
         ("00.1", reverse_wrongly, "AttributeError: 'str' object has no attribute 'reversed'"),
         ("00.1", block, "your code stopped the whole kernel"),
         ("00.1", "reverse", "the answer is the function itself"),

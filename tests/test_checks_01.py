@@ -19,6 +19,10 @@ from nestling.handshake import (
 KEY = new_key()
 
 
+def first_item(connection):
+    return connection.split(",")[1].strip().lower() == "upgrade" or connection == "Upgrade"
+
+
 def exactly(connection):
     return connection == "Upgrade"
 
@@ -49,6 +53,11 @@ def first_offered(offered, supported):
 
 def fails_without_match(offered, supported):
     return next(name for name in offered if name in supported)
+
+
+def fails_when_nothing_is_offered(offered, supported):
+    first = offered[0]
+    return next((name for name in offered if name in supported), None if first else "")
 
 
 def empty_text(offered, supported):
@@ -128,6 +137,24 @@ async def status_and_accept(reader, writer, path):
     return response
 
 
+async def as_in_the_chapter(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    response = await read_head(reader)
+    check_response(response, key)
+    return response
+
+
+async def only_401(reader, writer, path):
+    key = new_key()
+    writer.write(build_request("127.0.0.1", path, key=key))
+    response = await read_head(reader)
+    if response.status == 401:
+        raise PermissionError
+    check_response(response, key)
+    return response
+
+
 async def until_the_end_of_the_head(reader, writer, path):
     key = new_key()
     writer.write(build_request("127.0.0.1", path, key=key))
@@ -155,8 +182,15 @@ def gives_a_match(connection):
         ("01.1", gives_a_match, "return True or False"),
         ("01.2", alphabetical, "not the alphabet's"),
         ("01.2", waits, "def without async"),
-        ("01.3", status_and_accept, "did not upgrade, and your function believed it"),
-        ("01.3", until_the_end_of_the_head, "IncompleteReadError.*raise HandshakeError"),
+        ("01.1", first_item, r"plainest case\n +sent +'Upgrade'(.|\n)*received +IndexError"),
+        ("01.3", status_and_accept, "does not upgrade, and your function believed it"),
+        (
+            "01.3",
+            until_the_end_of_the_head,
+            r"raise HandshakeError\n +sent +the end of the stream(.|\n)*IncompleteReadError",
+        ),
+        ("01.3", as_in_the_chapter, r"look at the status before(.|\n)*sent +401 Unauthorized"),
+        ("01.3", only_401, r"look at the status before(.|\n)*sent +403 Forbidden"),
         ("01.1", exactly, "the value is a list"),
         ("01.1", anywhere, "an item is compared as a whole"),
         ("01.1", case_matters, "case means nothing"),
@@ -164,10 +198,24 @@ def gives_a_match(connection):
         ("01.1", waits, "def without async"),
         ("01.2", servers_first, "the order is the client's"),
         ("01.2", first_offered, "the server does not support the first"),
-        ("01.2", fails_without_match, "StopIteration"),
+        (
+            "01.2",
+            fails_without_match,
+            r"none is supported: give None\n +sent +choose\(\['a'\], \['b'\]\)"
+            r"\n +expected +None\n +received +StopIteration",
+        ),
+        (
+            "01.2",
+            fails_when_nothing_is_offered,
+            r"nothing was offered: give None\n +sent +choose\(\[\], \['b'\]\)(.|\n)*IndexError",
+        ),
         ("01.2", empty_text, "give None"),
-        ("01.3", trusting, "no Sec-WebSocket-Accept, and your function believed it"),
-        ("01.3", only_the_status, "no Sec-WebSocket-Accept, and your function believed it"),
+        ("01.3", trusting, "101 without Sec-WebSocket-Accept, and your function believed it"),
+        (
+            "01.3",
+            only_the_status,
+            "101 without Sec-WebSocket-Accept, and your function believed it",
+        ),
         ("01.3", one_key_for_all, "the same key was sent twice"),
         ("01.3", always_the_root, "another path was asked for"),
         ("01.3", one_read, "an answer came byte by byte"),

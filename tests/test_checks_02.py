@@ -25,6 +25,53 @@ def without_fin(length):
     return bytes([0x01, length]) if length <= 125 else b"\x01\x7e" + length.to_bytes(2, "big")
 
 
+def whole_frame(length):
+    return encode(Frame(Opcode.TEXT, bytes(length)))
+
+
+def one_byte(length):
+    if length > 125:
+        raise ValueError("too long")
+    return bytes([0x81, length])
+
+
+def all_text(frames):
+    return [m if isinstance(m, str) else m.decode() for m in joined(frames)]
+
+
+def one_by_one(frames):
+    return ", ".join(map(str, joined(frames)))
+
+
+def fails_on_control(frames):
+    done, parts, first = [], [], None
+    for frame in frames:
+        known = {Opcode.TEXT: "text", Opcode.BINARY: "binary", Opcode.CONTINUATION: first}
+        first = known[frame.opcode]
+        parts.append(frame.payload)
+        if frame.fin:
+            whole, parts = b"".join(parts), []
+            done.append(whole.decode() if first == "text" else whole)
+    return done
+
+
+async def a_decoder_each(reader, writer):
+    while data := await reader.read(1000):
+        for frame in Decoder(masked=True).feed(data):
+            writer.write(encode(Frame(frame.opcode, frame.payload)))
+
+
+async def break_for_return(reader, writer):
+    decoder = Decoder(masked=True)
+    answers = {Opcode.TEXT: Opcode.TEXT, Opcode.PING: Opcode.PONG, Opcode.CLOSE: Opcode.CLOSE}
+    while data := await reader.read(1000):
+        for frame in decoder.feed(data):
+            writer.write(encode(Frame(answers[frame.opcode], frame.payload)))
+            if frame.opcode is Opcode.CLOSE:
+                break
+    writer.close()
+
+
 def each_frame(frames):
     return [f.payload.decode() if f.opcode is Opcode.TEXT else f.payload for f in frames]
 
@@ -148,16 +195,27 @@ async def sent_back_as_it_came(reader, writer):
         ("02.2", each_frame, "a message ends with the frame that has FIN"),
         ("02.2", all_bytes, "text as str, not bytes"),
         ("02.2", decoded_too_early, "a character may be cut in two"),
-        ("02.2", never_cleared, "text as str, not bytes|nothing of the last"),
+        ("02.2", never_cleared, "nothing of the last"),
         ("02.2", without_empty, "an empty message is one"),
-        ("02.3", no_texts, "no frame came back, after the text 'Hello'"),
+        ("02.1", whole_frame, r"the header alone(.|\n)*sent +5\n(.|\n)*received +the whole frame"),
+        ("02.1", one_byte, r"sent +126\n +expected +b'\\x81~(.|\n)*received +ValueError"),
+        (
+            "02.2",
+            all_text,
+            r"binary as bytes, not str\n(.|\n)*expected +\[b'b'\]\n +received +\['b'\]",
+        ),
+        ("02.2", one_by_one, "return a list"),
+        ("02.2", fails_on_control, r"may stand between(.|\n)*received +KeyError"),
+        ("02.3", a_decoder_each, r"one Decoder must see them all\n +sent +texts(.|\n)*FrameError"),
+        ("02.3", break_for_return, "break leaves only the inner loop"),
+        ("02.3", no_texts, r"no frame came back(.|\n)*sent +'Hello'"),
         ("02.3", no_pongs, "a ping was not answered"),
         ("02.2", counts_close, "pong and close are control frames, too"),
         ("02.2", waits, "def without async"),
         ("02.3", no_goodbye, "a close is answered with a close of the same payload"),
         ("02.3", another_goodbye, "a close is answered with a close of the same payload"),
         ("02.3", never_closes, r"writer.close\(\)"),
-        ("02.3", masked_answers, "incorrect masking"),
+        ("02.3", masked_answers, r"a server never masks(.|\n)*incorrect masking"),
         ("02.3", one_read_one_frame, "ValueError"),
         ("02.3", sent_back_as_it_came, "a server never masks"),
         ("02.3", without_empty, "made with async def"),

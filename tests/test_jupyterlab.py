@@ -27,6 +27,8 @@ async def visit(page: Page, address: str, path: Path) -> None:
             ".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']"
         )
         assert await errors.all_inner_texts() == []
+        wordless = page.locator(".jp-OutputArea-output :is(img:not([alt]), img[alt=''])")
+        assert await wordless.count() == 0
     await photograph(page, path.stem)
 
 

@@ -126,6 +126,17 @@ def encode(frame: Frame) -> bytes:
     return head + frame.mask + apply_mask(frame.payload, frame.mask)
 
 
+_OPCODES = {int(opcode): opcode for opcode in Opcode}
+
+
+def _check_length(length: int, size: int) -> None:
+    """The rules for a length of its own, in a header that ends with it at `size` bytes."""
+    if length >= 2**63:
+        raise FrameError("the top bit of the length is set (section 5.2)")
+    if length <= (125 if size == 4 else 0xFFFF):
+        raise FrameError(f"the length {length} is not in the fewest bytes (section 5.2)")
+
+
 class Decoder:
     """Turns received bytes into frames, in whatever pieces the bytes come.
 
@@ -223,15 +234,11 @@ class Decoder:
             raise FrameError("a server's frame is masked (section 5.1)")
 
 
-def _check_length(length: int, size: int) -> None:
-    """The rules for a length of its own, in a header that ends with it at `size` bytes."""
-    if length >= 2**63:
-        raise FrameError("the top bit of the length is set (section 5.2)")
-    if length <= (125 if size == 4 else 0xFFFF):
-        raise FrameError(f"the length {length} is not in the fewest bytes (section 5.2)")
-
-
-_OPCODES = {int(opcode): opcode for opcode in Opcode}
+def _may_be_sent(code: int) -> bool:
+    """Registered codes, and those of libraries and applications (section 7.4.2)."""
+    if 3000 <= code <= 4999:
+        return True
+    return code in set(CloseCode) and CloseCode(code).may_be_sent
 
 
 def close_payload(code: int, reason: str = "") -> bytes:
@@ -265,10 +272,3 @@ def parse_close(payload: bytes) -> tuple[int, str]:
     except UnicodeDecodeError:
         rule = "the reason is not UTF-8 (section 5.5.1)"
         raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
-
-
-def _may_be_sent(code: int) -> bool:
-    """Registered codes, and those of libraries and applications (section 7.4.2)."""
-    if 3000 <= code <= 4999:
-        return True
-    return code in set(CloseCode) and CloseCode(code).may_be_sent

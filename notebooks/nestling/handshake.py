@@ -84,6 +84,46 @@ class Response:
     headers: Headers
 
 
+def _build_head(line: str, fields: Iterable[tuple[str, str]]) -> bytes:
+    lines = [line]
+    for name, value in fields:
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f"not the name of a header field: {name!r}")
+        if not value.isprintable():
+            raise ValueError(f"a control character in {name}: {value!r}")
+        lines.append(f"{name}: {value}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _parse_head(data: bytes) -> tuple[str, Headers, bytes] | None:
+    """Start line, header fields and the bytes behind, as RFC 9112 wants them.
+
+    A line ends in CR LF; neither may stand alone, and no field continues on a next
+    line. None while the empty line that ends the head has not come.
+    """
+    head, end, rest = data[: MAX_HEAD + 4].partition(b"\r\n\r\n")
+    alone = (head if end else head.removesuffix(b"\r")).replace(b"\r\n", b"")
+    if b"\r" in alone or b"\n" in alone:
+        raise HandshakeError("a line ends in CR LF; here is one of the two alone")
+    if not end:
+        if len(data) >= MAX_HEAD + 4:
+            raise HeadTooLong(f"the head is longer than {MAX_HEAD} bytes")
+        return None
+    line, *fields = head.decode("latin-1").split("\r\n")
+    return line, Headers(map(_parse_field, fields)), rest + data[MAX_HEAD + 4 :]
+
+
+def _parse_field(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if line[:1] in (" ", "\t"):
+        raise HandshakeError(f"a header field that goes on over a second line: {line[:80]!r}")
+    if not colon or not _TOKEN.fullmatch(name):
+        raise HandshakeError(f"not a header field: {line[:80]!r}")
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+        raise HandshakeError(f"a control character in {name}")
+    return name, value.strip(" \t")
+
+
 def new_key() -> str:
     """A fresh Sec-WebSocket-Key: 16 random bytes in base64 (section 4.1)."""
     return base64.b64encode(os.urandom(16)).decode()
@@ -173,6 +213,28 @@ def parse_request(data: bytes) -> tuple[Request, bytes] | None:
     return Request(match[1], origin_form(match[2]), headers), rest
 
 
+def _check_upgrade(headers: Headers) -> None:
+    required = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)]
+    if "websocket" not in map(str.lower, headers.tokens("Upgrade")):
+        raise Refusal(426, "this is a WebSocket server: Upgrade: websocket is missing", required)
+    if "upgrade" not in map(str.lower, headers.tokens("Connection")):
+        raise Refusal(426, "Connection does not list Upgrade", required)
+    if (version := headers.get("Sec-WebSocket-Version")) != VERSION:
+        why = f"Sec-WebSocket-Version is {version or 'missing'}, and must be {VERSION}"
+        raise Refusal(426, why, required)
+
+
+def _check_key(key: str | None) -> None:
+    if key is None:
+        raise Refusal(400, "no Sec-WebSocket-Key")
+    try:
+        size = len(base64.b64decode(key, validate=True))
+    except (binascii.Error, ValueError):
+        raise Refusal(400, f"Sec-WebSocket-Key is not base64: {key!r}") from None
+    if size != 16:
+        raise Refusal(400, f"Sec-WebSocket-Key has {size} bytes instead of 16")
+
+
 def check_request(request: Request, paths: Collection[str] | None = None) -> None:
     """Whether a server may accept the request (section 4.2.1).
 
@@ -198,28 +260,6 @@ def check_request(request: Request, paths: Collection[str] | None = None) -> Non
         raise Refusal(404, f"nothing here at {request.path}; there is {', '.join(sorted(paths))}")
     _check_upgrade(headers)
     _check_key(headers.get("Sec-WebSocket-Key"))
-
-
-def _check_upgrade(headers: Headers) -> None:
-    required = [("Upgrade", "websocket"), ("Sec-WebSocket-Version", VERSION)]
-    if "websocket" not in map(str.lower, headers.tokens("Upgrade")):
-        raise Refusal(426, "this is a WebSocket server: Upgrade: websocket is missing", required)
-    if "upgrade" not in map(str.lower, headers.tokens("Connection")):
-        raise Refusal(426, "Connection does not list Upgrade", required)
-    if (version := headers.get("Sec-WebSocket-Version")) != VERSION:
-        why = f"Sec-WebSocket-Version is {version or 'missing'}, and must be {VERSION}"
-        raise Refusal(426, why, required)
-
-
-def _check_key(key: str | None) -> None:
-    if key is None:
-        raise Refusal(400, "no Sec-WebSocket-Key")
-    try:
-        size = len(base64.b64decode(key, validate=True))
-    except (binascii.Error, ValueError):
-        raise Refusal(400, f"Sec-WebSocket-Key is not base64: {key!r}") from None
-    if size != 16:
-        raise Refusal(400, f"Sec-WebSocket-Key has {size} bytes instead of 16")
 
 
 def accept(
@@ -293,43 +333,3 @@ def check_response(response: Response, key: str, subprotocols: Sequence[str] = (
     if chosen and chosen[0] not in subprotocols:
         raise HandshakeError(f"the subprotocol {chosen[0]} was not offered")
     return chosen[0] if chosen else None
-
-
-def _build_head(line: str, fields: Iterable[tuple[str, str]]) -> bytes:
-    lines = [line]
-    for name, value in fields:
-        if not _TOKEN.fullmatch(name):
-            raise ValueError(f"not the name of a header field: {name!r}")
-        if not value.isprintable():
-            raise ValueError(f"a control character in {name}: {value!r}")
-        lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def _parse_head(data: bytes) -> tuple[str, Headers, bytes] | None:
-    """Start line, header fields and the bytes behind, as RFC 9112 wants them.
-
-    A line ends in CR LF; neither may stand alone, and no field continues on a next
-    line. None while the empty line that ends the head has not come.
-    """
-    head, end, rest = data[: MAX_HEAD + 4].partition(b"\r\n\r\n")
-    alone = (head if end else head.removesuffix(b"\r")).replace(b"\r\n", b"")
-    if b"\r" in alone or b"\n" in alone:
-        raise HandshakeError("a line ends in CR LF; here is one of the two alone")
-    if not end:
-        if len(data) >= MAX_HEAD + 4:
-            raise HeadTooLong(f"the head is longer than {MAX_HEAD} bytes")
-        return None
-    line, *fields = head.decode("latin-1").split("\r\n")
-    return line, Headers(map(_parse_field, fields)), rest + data[MAX_HEAD + 4 :]
-
-
-def _parse_field(line: str) -> tuple[str, str]:
-    name, colon, value = line.partition(":")
-    if line[:1] in (" ", "\t"):
-        raise HandshakeError(f"a header field that goes on over a second line: {line[:80]!r}")
-    if not colon or not _TOKEN.fullmatch(name):
-        raise HandshakeError(f"not a header field: {line[:80]!r}")
-    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-        raise HandshakeError(f"a control character in {name}")
-    return name, value.strip(" \t")

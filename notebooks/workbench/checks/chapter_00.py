@@ -12,27 +12,30 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from workbench.checks import Wrong, require_coroutine_function, serving
+from workbench.checks import Words, Wrong, require_coroutine_function, serving
 from workbench.kernel import Handler
 
 
 async def reverse(handler: Handler) -> None:
-    """00.1: every message comes back reversed."""
+    """00.1: every message comes back reversed, each in one piece."""
     async with serving(handler) as server, connect(server.url) as client:
-        for sent in ("abc", "a second message"):
-            expected, received = sent[::-1], None
+        for number, sent in enumerate(("abc", "a second message")):
+            expected, received = sent[::-1], Words("nothing")
             try:
                 await client.send(sent)
-                received = await asyncio.wait_for(client.recv(), 2)
+                async with asyncio.timeout(2):
+                    pieces = [piece async for piece in client.recv_streaming()]
+                received = pieces[0] if len(pieces) == 1 else Words(f"in pieces: {pieces}")
             except TimeoutError:
-                hint = "nothing came back within 2 s: await connection.send(...) each time"
+                hint = "nothing came back within 2 s: is every message answered, with await?"
             except ConnectionClosed:
-                hint = (
-                    "the connection was closed, as happens when the handler returns: "
-                    "loop with async for over all messages"
-                )
+                hint = "the connection was closed: that happens when the handler returns"
+                if number:
+                    hint += ". It answered one message: does it loop, and without a return?"
             else:
-                hint = "something else came back: message[::-1] is the text reversed, a str"
+                hint = "something else came back: the last letter comes first, in a str"
+                if len(pieces) > 1:
+                    hint = "the letters came one by one: send takes what is no str for pieces"
             if received != expected:
                 raise Wrong.comparing(hint, sent, expected, received)
 

@@ -12,6 +12,7 @@ from nestling.handshake import accept, parse_request
 from websockets.asyncio.server import ServerConnection
 
 from workbench.checks import (
+    Words,
     Wrong,
     require_coroutine_function,
     require_plain_function,
@@ -35,7 +36,12 @@ async def lists_upgrade(function: Callable[[str], bool]) -> None:
     }
     require_plain_function(function)
     for sent, (expected, hint) in cases.items():
-        received = function(sent)
+        try:
+            received = function(sent)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            raise Wrong.comparing(hint, sent, expected, error) from None
         if not isinstance(received, bool):
             raise Wrong.comparing("return True or False", sent, expected, received)
         if received is not expected:
@@ -54,21 +60,29 @@ async def choose(function: Callable[[list[str], list[str]], str | None]) -> None
     ]
     require_plain_function(function)
     for offered, supported, expected, hint in cases:
-        received = function(list(offered), list(supported))
+        sent = Words(f"choose({offered}, {supported})")
+        try:
+            received = function(list(offered), list(supported))
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            received = error
         if received != expected:
-            raise Wrong.comparing(hint, (offered, supported), expected, received)
+            raise Wrong.comparing(hint, sent, expected, received)
 
 
 OpenWebSocket = Callable[[StreamReader, StreamWriter, str], Awaitable[Any]]
 
 
 async def open_websocket(function: OpenWebSocket) -> None:
-    """01.3: a client's handshake, with a real server and with four that are not to be believed."""
+    """01.3: a client's handshake, with a real server and some not to be believed."""
     require_coroutine_function(function)
     await _opens_a_real_one(function)
     for what, spoil in _SPOILED.items():
         await _is_refused(function, what, spoil)
     await _reads_pieces(function)
+    for status in ("401 Unauthorized", "403 Forbidden"):
+        await _is_not_permitted(function, status)
 
 
 async def _opens_a_real_one(function: OpenWebSocket) -> None:
@@ -80,54 +94,76 @@ async def _opens_a_real_one(function: OpenWebSocket) -> None:
 
     async with serving(note) as server:
         for _ in range(2):
-            response = await _call(function, server.port)
+            response = await _call(function, server.port, Words("a right 101"))
             if getattr(response, "status", None) != 101:
                 hint = "return the response, as parse_response gives it"
-                raise Wrong.comparing(hint, "a request", "a Response with status 101", response)
+                expected = Words("a Response with status 101")
+                raise Wrong.comparing(hint, Words("a right 101"), expected, response)
     if requests[0].path != "/learn":
-        raise Wrong.comparing("another path was asked for", "/learn", "/learn", requests[0].path)
-    if len({request.headers["Sec-WebSocket-Key"] for request in requests}) == 1:
-        raise Wrong("the same key was sent twice: new_key() for each connection")
+        hint = "another path was asked for"
+        raise Wrong.comparing(hint, Words("the path '/learn'"), "/learn", requests[0].path)
+    keys = [request.headers["Sec-WebSocket-Key"] for request in requests]
+    if len(set(keys)) == 1:
+        hint = "the same key was sent twice: new_key() for each connection"
+        raise Wrong.comparing(hint, Words("two calls"), Words("two keys"), keys)
 
 
 # Answers that a client must not believe, each made from the right one.
 _SPOILED: dict[str, Callable[[bytes], bytes]] = {
-    "the server sent no Sec-WebSocket-Accept": lambda right: re.sub(
+    "a 101 without Sec-WebSocket-Accept": lambda right: re.sub(
         rb"Sec-WebSocket-Accept.*\r\n", b"", right
     ),
-    "Sec-WebSocket-Accept did not match the key": lambda right: re.sub(
+    "a 101 whose Sec-WebSocket-Accept does not match the key": lambda right: re.sub(
         rb"Accept: .*\r\n", b"Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", right
     ),
-    "the server did not upgrade": lambda right: right.replace(b"Upgrade: websocket\r\n", b""),
-    "the server chose a subprotocol that was not offered": lambda right: right.replace(
+    "a 101 that does not upgrade": lambda right: right.replace(b"Upgrade: websocket\r\n", b""),
+    "a 101 with a subprotocol that was not offered": lambda right: right.replace(
         b"\r\n\r\n", b"\r\nSec-WebSocket-Protocol: chess\r\n\r\n"
     ),
-    "the server refused with 404": lambda _: b"HTTP/1.1 404 Not Found\r\n\r\n",
-    "the server closed the connection without an answer": lambda _: b"",
+    "404 Not Found": lambda _: b"HTTP/1.1 404 Not Found\r\n\r\n",
+    "the end of the stream, and no answer": lambda _: b"",
 }
 
 
 async def _is_refused(function: OpenWebSocket, what: str, spoil: Callable[[bytes], bytes]) -> None:
+    received = await _raised(function, what, lambda request: spoil(accept(request)))
+    # A chapter's reader may raise the class that a quoted cell has defined.
+    if "HandshakeError" in [base.__name__ for base in type(received).__mro__]:
+        return
+    hint = f"the server sent {what}: raise HandshakeError"
+    if not isinstance(received, Exception):
+        hint = f"the server sent {what}, and your function believed it"
+    raise Wrong.comparing(hint, Words(what), Words("HandshakeError"), received)
+
+
+async def _is_not_permitted(function: OpenWebSocket, status: str) -> None:
+    head = f"HTTP/1.1 {status}\r\n\r\n".encode()
+    received = await _raised(function, status, lambda _: head)
+    if not isinstance(received, PermissionError):
+        hint = "look at the status before check_response: it says HandshakeError to all but 101"
+        raise Wrong.comparing(hint, Words(status), Words("PermissionError"), received)
+
+
+async def _raised(function: OpenWebSocket, what: str, answer: Callable[[Any], bytes]) -> Any:
+    """What the function raises, or returns, when a server answers in some way."""
+
     async def handle(reader: StreamReader, writer: StreamWriter) -> None:
         request, _ = parse_request(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(spoil(accept(request)))
+        writer.write(answer(request))
         writer.close()
 
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         try:
-            await _call(function, server.sockets[0].getsockname()[1])
+            return await _call(function, server.sockets[0].getsockname()[1], Words(what))
         except (Wrong, NotImplementedError):
             raise
         except Exception as error:
-            # A chapter's reader may raise the class that a quoted cell has defined.
-            if "HandshakeError" not in [base.__name__ for base in type(error).__mro__]:
-                raised = f"your function raised {type(error).__name__}: {error}"
-                raise Wrong(f"{what}, and {raised}; raise HandshakeError") from None
-        else:
-            raise Wrong(f"{what}, and your function believed it: raise HandshakeError")
+            return error
 
 
 async def _reads_pieces(function: OpenWebSocket) -> None:
+    sent = Words("a right 101, a byte at a time")
+
     async def dribble(reader: StreamReader, writer: StreamWriter) -> None:
         request, _ = parse_request(await reader.readuntil(b"\r\n\r\n"))
         for byte in accept(request):
@@ -137,21 +173,22 @@ async def _reads_pieces(function: OpenWebSocket) -> None:
 
     async with await asyncio.start_server(dribble, "127.0.0.1", 0) as server:
         try:
-            await _call(function, server.sockets[0].getsockname()[1])
+            await _call(function, server.sockets[0].getsockname()[1], sent)
         except Wrong:
             raise
         except Exception as error:
-            raised = f"your function raised {type(error).__name__}: {error}"
-            raise Wrong(f"an answer came byte by byte, and {raised}") from None
+            hint = "an answer came byte by byte: read again while parse_response gives None"
+            raise Wrong.comparing(hint, sent, Words("a Response"), error) from None
 
 
-async def _call(function: OpenWebSocket, port: int) -> Any:
+async def _call(function: OpenWebSocket, port: int, sent: Words) -> Any:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         return await asyncio.wait_for(function(reader, writer, "/learn"), 3)
     except TimeoutError:
         hint = "your function waits for ever: read gives b'' when the server has closed"
-        raise Wrong(hint) from None
+        expected = Words("an end within 3 s")
+        raise Wrong.comparing(hint, sent, expected, Words("none")) from None
     finally:
         writer.close()
 

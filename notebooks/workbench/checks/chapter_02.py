@@ -10,8 +10,14 @@ from nestling.frames import Frame, Opcode, encode
 from nestling.handshake import accept, parse_request
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
-from workbench.checks import Wrong, require_coroutine_function, require_plain_function
+from workbench.checks import (
+    Words,
+    Wrong,
+    require_coroutine_function,
+    require_plain_function,
+)
 
 
 async def text_header(function: Callable[[int], bytes]) -> None:
@@ -28,7 +34,14 @@ async def text_header(function: Callable[[int], bytes]) -> None:
     require_plain_function(function)
     for length, hint in hints.items():
         expected = encode(Frame(Opcode.TEXT, bytes(length)))[: -length or None]
-        received = function(length)
+        try:
+            received = function(length)
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            received = error
+        if isinstance(received, bytes) and received[len(expected) :] == bytes(length) != b"":
+            hint, received = "the header alone, without the payload", Words("the whole frame")
         if received != expected:
             raise Wrong.comparing(hint, length, expected, received)
 
@@ -43,8 +56,12 @@ async def messages(function: Callable[[list[Frame]], list[str | bytes]]) -> None
     ):
         try:
             received = function(list(frames))
-        except UnicodeDecodeError as error:
+        except NotImplementedError:
+            raise
+        except Exception as error:
             received = error
+        if not isinstance(received, list | Exception):
+            hint = "return a list, also of one message or none"
         if received != expected:
             raise Wrong.comparing(hint, frames, expected, received)
 
@@ -55,8 +72,11 @@ def _conversations(
     """Frames, the messages they make, and a hint."""
     euro = "€".encode()
     first, rest = Opcode.TEXT, Opcode.CONTINUATION
+    begins_anew = "the next message begins with nothing of the last"
     return [
-        ([Frame(first, b"a"), Frame(Opcode.BINARY, b"b")], ["a", b"b"], "text as str, not bytes"),
+        ([Frame(first, b"a")], ["a"], "text as str, not bytes"),
+        ([Frame(Opcode.BINARY, b"b")], [b"b"], "binary as bytes, not str"),
+        ([Frame(first, b"a"), Frame(Opcode.BINARY, b"b")], ["a", b"b"], begins_anew),
         (
             [Frame(first, b"Hel", fin=False), Frame(rest, b"lo")],
             ["Hello"],
@@ -80,7 +100,7 @@ def _conversations(
         (
             [Frame(first, b"1", fin=False), Frame(rest, b"2"), Frame(first, b"3")],
             ["12", "3"],
-            "the next message begins with nothing of the last",
+            begins_anew,
         ),
         ([Frame(first, b"")], [""], "an empty message is one"),
         (
@@ -109,10 +129,12 @@ async def converse(function: Converse) -> None:
             request, rest = parse_request(await slow.readuntil(b"\r\n\r\n"))
             writer.write(accept(request) + rest)
             await function(slow, writer)
-            if not writer.is_closing():
-                raise Wrong("your function returned and left the writer open: writer.close()")
+            _has_ended_well(slow, writer)
             returned.set()
         except Exception as error:
+            if type(error).__name__ == "FrameError":  # also one that a quoted cell has defined
+                sent = Words("texts, in pieces of 3 bytes")
+                error = Wrong.comparing(_ONE_DECODER, sent, Words("frames"), error)
             failures.append(error)
         except asyncio.CancelledError:
             pass  # asyncio would report a handler that was cancelled as one that failed
@@ -123,12 +145,13 @@ async def converse(function: Converse) -> None:
     async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
         url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
-            async with connect(url, compression=None, close_timeout=2) as client:
+            async with connect(url, compression=None, close_timeout=1) as client:
                 await _talk(client)
                 await client.close(1001, "leaving")
             await asyncio.wait_for(returned.wait(), 2)
         except TimeoutError:
-            late = Wrong("your function did not return after the close")
+            hint = "your function did not return after the close"
+            late = Wrong.comparing(hint, _CLOSE, Words("an end"), Words("none within 2 s"))
             raise (failures or [late])[0] from None
         except Exception as error:
             raise (failures or [error])[0] from None
@@ -140,7 +163,23 @@ async def converse(function: Converse) -> None:
     seen = (client.close_code, client.close_reason)
     if seen != (1001, "leaving"):
         hint = "a close is answered with a close of the same payload"
-        raise Wrong.comparing(hint, (1001, "leaving"), (1001, "leaving"), seen)
+        received = Words("no close") if seen[0] == 1006 else seen
+        raise Wrong.comparing(hint, _CLOSE, (1001, "leaving"), received)
+
+
+_ONE_DECODER = "the bytes come in pieces, and one Decoder must see them all"
+_CLOSE = Words("a close, 1001 'leaving'")
+
+
+def _has_ended_well(reader: StreamReader, writer: StreamWriter) -> None:
+    """Raise Wrong unless a function has closed the writer and left at the close."""
+    if not writer.is_closing():
+        hint = "your function returned and left the writer open: writer.close()"
+        raise Wrong.comparing(hint, _CLOSE, Words("a closed writer"), Words("an open one"))
+    if reader.at_eof():
+        hint = "your function went on reading: break leaves only the inner loop, return leaves both"
+        waited = Words("until the client hung up")
+        raise Wrong.comparing(hint, _CLOSE, Words("an end right after the close"), waited)
 
 
 async def _dribble(reader: StreamReader, slow: StreamReader) -> None:
@@ -158,14 +197,25 @@ async def _talk(client: ClientConnection) -> None:
             await client.send(sent)
             received = await asyncio.wait_for(client.recv(), 2)
         except (TimeoutError, ConnectionClosed) as error:
-            what = "no frame came back" if isinstance(error, TimeoutError) else f"it ended: {error}"
-            raise Wrong(f"{what}, after the text {sent[:20]!r} (a server never masks)") from None
+            hint = f"no frame came back: {_ONE_DECODER}"
+            what = "nothing within 2 s"
+            if client.state is not State.OPEN:
+                hint = "the client hung up: a server never masks, so an answer is a new Frame"
+                what = f"the end. {error}".strip()
+            raise Wrong.comparing(hint, _short(sent), _short(sent), Words(what)) from None
         if received != sent:
             raise Wrong.comparing("another text came back", sent, sent, received)
+    ping = Words("a ping, 'still there?'")
     try:
         await asyncio.wait_for(await client.ping(b"still there?"), 2)
-    except TimeoutError:
-        raise Wrong("a ping was not answered: a pong, with the payload of the ping") from None
+    except (TimeoutError, ConnectionClosed) as error:
+        hint = "a ping was not answered: a pong, with the payload of the ping"
+        what = error if isinstance(error, ConnectionClosed) else Words("nothing within 2 s")
+        raise Wrong.comparing(hint, ping, Words("a pong, 'still there?'"), what) from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 20 else Words(f"a text of {len(text)} characters")
 
 
 PROBES = {"1": text_header, "2": messages, "3": converse}
