@@ -7,7 +7,7 @@
 
 The client is `panel.js`. What a notebook keeps of it is that script and a still picture, the
 tally at that time; they are all that a page shows without a kernel. Where the server is, the
-page learns in an output of its own, which the next replaces before anything can be saved.
+page learns from an output that holds nothing else, and that the panel replaces at once.
 """
 
 from __future__ import annotations
