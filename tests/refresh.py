@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import re
 import subprocess
 import sys
@@ -45,14 +44,12 @@ def refresh(path: Path) -> None:
 
 
 def refresh_readme() -> None:
-    """Give README.md the repository's address, and the figure that a chapter has drawn."""
+    """Give README.md the repository's address, and the figures that chapters have drawn."""
     readme = series.ROOT / "README.md"
     readme.write_text(with_address(readme.read_text(), repository()))
-    for path in series.chapters():
-        for cell in series.code_cells(series.read(path)):
-            if "readme" in series.tags(cell):
-                series.FIGURE.parent.mkdir(exist_ok=True)
-                series.FIGURE.write_bytes(base64.b64decode(cell.outputs[0].data["image/png"]))
+    for path, drawn in series.figures().items():
+        for picture in drawn:
+            path.write_bytes(picture)
 
 
 async def record_node() -> None:

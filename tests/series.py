@@ -6,6 +6,7 @@ Used by the refresh command and by the tests, so that what is tested is what is 
 from __future__ import annotations
 
 import ast
+import base64
 import copy
 import re
 import tomllib
@@ -22,7 +23,6 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-FIGURE = ROOT / ".github" / "readme.png"
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -48,6 +48,20 @@ def notebooks() -> list[Path]:
 
 def chapters() -> list[Path]:
     return [path for path in notebooks() if not path.stem.endswith("_solutions")]
+
+
+def figures() -> dict[Path, list[bytes]]:
+    """The README's pictures: the file of each, and what the cells tagged `readme` have drawn."""
+    return {
+        ROOT / ".github" / f"{path.name[:2]}.png": [
+            base64.b64decode(output.data["image/png"])
+            for cell in code_cells(read(path))
+            if "readme" in tags(cell)
+            for output in cell.outputs
+            if "image/png" in output.get("data", {})
+        ]
+        for path in chapters()
+    }
 
 
 def read(path: Path) -> NotebookNode:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import re
 import shutil
@@ -140,14 +139,11 @@ def test_the_repository_is_that_of_the_git_remote(tmp_path, monkeypatch, remote,
     assert refresh.repository() == "else/where"
 
 
-def test_the_figure_is_one_that_a_chapter_drew():
-    drawn = [
-        base64.b64decode(cell.outputs[0].data["image/png"])
-        for path in series.chapters()
-        for cell in series.code_cells(series.read(path))
-        if "readme" in series.tags(cell)
-    ]
-    assert drawn == [series.FIGURE.read_bytes()]
+def test_the_figures_are_those_that_chapters_drew_and_the_film_is_small():
+    drawn = {path: pictures for path, pictures in series.figures().items() if pictures}
+    shown = {series.ROOT / name for name in targets(README) if name.endswith(".png")}
+    assert drawn == {path: [path.read_bytes()] for path in shown}
+    assert (series.ROOT / ".github" / "poll.gif").stat().st_size < 2**20
 
 
 def test_binder_plans_the_image_with_our_python_and_our_packages():
