@@ -118,15 +118,16 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
             received = await outcome(function, url, votes)
             hint = "the first tally whose votes are at least that many in all, whole"
             if isinstance(received, TimeoutError):
-                hint = "a tally with at least that many votes had come; follow one stream"
+                hint = "a tally with that many votes or more had come: follow one stream"
             elif isinstance(received, TypeError | KeyError | IndexError):
                 hint = 'a tally is {"question": ..., "votes": [...]}: sum its votes'
-            compare(hint, f"{votes} votes", {"question": "?", "votes": expected}, received)
+            sent = f"votes={votes}"
+            compare(hint, sent, {"question": "?", "votes": expected}, received)
             await asyncio.sleep(0.1)
             if gateway.streaming:
                 hint = "leave the block of the client, which ends the stream"
                 found = f"the right tally, and {gateway.streaming} stream still runs at the server"
-                raise Wrong.comparing(hint, f"{votes} votes", "no stream that still runs", found)
+                raise Wrong.comparing(hint, sent, "no stream that still runs", found)
     for goodbye in (True, False):
         async with serving(Tallies()) as url, Relay(int(url.rpartition(":")[2])) as relay:
             asking = asyncio.ensure_future(outcome(function, relay.url, 100, seconds=2.5))
@@ -140,15 +141,22 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
             else:
                 relay.cut()
             hint = "the server has gone, with or without goodbye: ConnectionClosed is both"
+            if isinstance(received := await asking, dict):
+                hint = "the votes never came: None, and not the last tally"
             how = "said goodbye" if goodbye else "was cut off"
-            compare(hint, f"{sent}; then the server {how}", None, await asking)
+            compare(hint, f"{sent}; then the server {how}", None, received)
 
 
 async def matching(function: Callable[..., Awaitable[Any]]) -> None:
     """05.3: replies matched by hand."""
     require_coroutine_function(function)
     conversations = [
-        ([("identity", 1)], [1], "one question, one reply, and it carries the id"),
+        (
+            [("identity", 1)],
+            [1],
+            "one question, one reply, and it carries the id: the news, the bare number and the "
+            "message with somebody else's id are no replies to you",
+        ),
         (
             [("last", "A"), ("identity", "B"), ("identity", "C")],
             ["A", "B", "C"],
