@@ -198,6 +198,8 @@ def test_the_map_has_every_layer_in_its_order_the_client_beside_the_gateway(draw
     assert [y for _, y in places] == sorted(y for _, y in places)
     assert places[1][1] == places[2][1] and places[1][0] < places[2][0]
     assert len({y for _, y in places}) == len(MAP) - 1
+    for one, other in combinations(axes.patches, 2):
+        assert not one.get_bbox().overlaps(other.get_bbox())
     down, up = [each for each in axes.texts if isinstance(each, Annotation)]
     assert down.xyann[1] < down.xy[1] and up.xyann[1] > up.xy[1], "down at the client's side"
     assert down.xy[0] < 0 < up.xy[0]
