@@ -94,12 +94,12 @@ def test_the_page_gets_its_words_in_html_and_twice_as_many_pixels_as_it_shows():
     assert sharp.size == (2 * plain.width, 2 * plain.height)
 
 
-def luminance(rgb: tuple[float, ...]) -> float:
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(rgb), strict=True))
+def luminance(colour: str | tuple[float, ...]) -> float:
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
 
 
-def linear(rgb: tuple[float, ...]) -> list[float]:
-    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+def linear(colour: str | tuple[float, ...]) -> list[float]:
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
 
 
 # What the eyes of most people, and of those without red or green cones, make of linear RGB
@@ -113,7 +113,7 @@ EYES = [
 
 def lab(colour: str, eyes: list[list[float]]) -> np.ndarray:
     """A colour in CIELAB, in which distances are those that one sees."""
-    seen = np.clip(np.array(eyes) @ linear(to_rgb(colour)), 0, 1)
+    seen = np.clip(np.array(eyes) @ linear(colour), 0, 1)
     to_xyz = [[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]]
     x, y, z = np.cbrt(np.array(to_xyz) @ seen + 1e-4)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -124,7 +124,7 @@ LINES = [LOOP, HTTP, DATA, CONTROL, MASK, TROUBLE, OWN]
 
 @pytest.mark.parametrize("colour", LINES)
 def test_lines_and_marks_stand_out_from_white(colour):
-    assert 1.05 / (luminance(to_rgb(colour)) + 0.05) >= 3
+    assert 1.05 / (luminance(colour) + 0.05) >= 3
 
 
 def test_what_shares_a_figure_can_be_told_apart_by_the_colour_blind():
