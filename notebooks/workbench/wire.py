@@ -32,7 +32,7 @@ def accept(key: str, title: str) -> Picture:
             if then:
                 arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
                 axes.annotate("", (6.2, row + 1), (6.2, row + 0.72), arrowprops=arrow)
-                axes.text(6.35, row + 0.87, then, va="center")
+                axes.text(6.35, row + 0.87, then, va="center", fontsize=11.5)
         axes.set(xlim=(-0.05, 10.05), ylim=(len(steps) - 0.2, -0.05), title=title)
         axes.axis("off")
         said = "; then ".join(f"{name}, {value}".replace("\n", "") for name, value, *_ in steps)
@@ -42,8 +42,8 @@ def accept(key: str, title: str) -> Picture:
 def _draw_step(axes: Axes, row: int, name: str, value: str, colour: str) -> None:
     look = {"facecolor": to_rgba(colour, 0.15), "edgecolor": colour, "linewidth": 1.4}
     axes.add_patch(Rectangle((2.5, row), 7.5, 0.72, **look))
-    axes.text(0, row + 0.36, name.replace("-W", "-\nW"), va="center", weight="bold")
-    beside = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 9.5}
+    axes.text(0, row + 0.36, name.replace("-W", "-\nW"), va="center", weight="bold", fontsize=11.5)
+    beside = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 11}
     axes.text(6.25, row + 0.36, value, **beside)
 
 
@@ -70,13 +70,21 @@ def mask(raw: bytes, title: str) -> Picture:
         axes = figure.subplots()
         for row, (name, cells, colour) in enumerate(rows):
             y = 1.25 * row
-            axes.text(-0.3, y + 0.5, name, ha="right", va="center")
+            axes.text(-0.3, y + 0.5, name, ha="right", va="center", fontsize=12)
             for column, cell in enumerate(cells):
                 box(axes, column, y, cell, colour, 0.45 if colour == MASK else 0.2)
         if len(text) == len(payload):  # each byte is a letter
-            axes.text(-0.3, 4, "as text", ha="right", va="center")
+            axes.text(-0.3, 4, "as text", ha="right", va="center", fontsize=12)
             for column, letter in enumerate(text):
-                axes.text(column + 0.5, 4, letter, ha="center", va="center", family="monospace")
+                axes.text(
+                    column + 0.5,
+                    4,
+                    letter,
+                    ha="center",
+                    va="center",
+                    family="monospace",
+                    fontsize=12,
+                )
         axes.set(xlim=(-3.2, 12.2), ylim=(4.4, -0.1), title=title)
         axes.axis("off")
         said = "; ".join(f"{name}: {' '.join(cells)}" for name, cells, _ in rows)
