@@ -50,8 +50,8 @@ class Picture:
         self.alt = alt
         self.png = _png(figure, 1)
         width = int(figure.bbox.width)
-        # Twice as many pixels as the page gives it: sharp on every screen.
-        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 2)).decode()}"
+        # More pixels than the page gives it: sharp on screens that have them.
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.5)).decode()}"
         self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
@@ -60,7 +60,7 @@ class Picture:
         return data, {"image/png": {"alt": self.alt}}
 
 
-def _png(figure: Figure, scale: int) -> bytes:
+def _png(figure: Figure, scale: float) -> bytes:
     """The figure as a PNG of `scale` pixels to each of the page's."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
@@ -108,6 +108,7 @@ def stack(chapter: str) -> Picture:
     Raises KeyError for a chapter without a place on the map.
     """
     title = _HERE[chapter]
+    said = []
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 4.6))
         axes = figure.subplots()
@@ -115,33 +116,24 @@ def stack(chapter: str) -> Picture:
             width = 10 / len(layers)
             for column, layer in enumerate(layers):
                 _draw_layer(axes, layer, (column * width, row, width), chapter)
-        bottom = len(_STACK) - 0.5
-        for x, side, (begin, end) in (
-            (-0.35, "browser or client", (0, bottom)),
-            (10.35, "server", (bottom, 0)),
-        ):
-            arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
-            axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
-            axes.text(
-                x,
-                -0.12,
-                side,
-                ha="left" if x < 0 else "right",
-                va="bottom",
-                weight="bold",
-                fontsize=11.5,
-            )
-        axes.text(
-            5, -0.12, "a vote goes down, across and up", ha="center", va="bottom", fontsize=11
-        )
+                said.append(f"{layer.name}, {layer.does} ({_state(layer, chapter)})")
+        _draw_sides(axes, len(_STACK) - 0.5)
         axes.set(xlim=(-0.6, 10.6), ylim=(len(_STACK), -0.5), title=title)
         axes.axis("off")
-        said = "; ".join(
-            f"{layer.name}, {layer.does} ({_state(layer, chapter)})"
-            for layers in _STACK
-            for layer in layers
-        )
-        return Picture(figure, f"{title}. The whole stack from the top down: {said}.")
+        return Picture(figure, f"{title}. The whole stack from the top down: {'; '.join(said)}.")
+
+
+def _draw_sides(axes: Axes, bottom: float) -> None:
+    """The way of a vote: down at the client's side, across, and up at the server's."""
+    above = {"y": -0.12, "va": "bottom", "fontsize": 11}
+    axes.text(5, s="a vote goes down, across and up", ha="center", **above)
+    arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
+    for x, side, ha, (begin, end) in (
+        (-0.35, "browser or client", "left", (0, bottom)),
+        (10.35, "server", "right", (bottom, 0)),
+    ):
+        axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
+        axes.text(x, s=side, ha=ha, weight="bold", **above)
 
 
 def _state(layer: Layer, chapter: str) -> str:
