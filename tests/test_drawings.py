@@ -202,7 +202,7 @@ def test_the_map_has_every_layer_in_its_order_the_client_beside_the_gateway(draw
         assert not one.get_bbox().overlaps(other.get_bbox())
     down, up = [each for each in axes.texts if isinstance(each, Annotation)]
     assert down.xyann[1] < down.xy[1] and up.xyann[1] > up.xy[1], "down at the client's side"
-    assert down.xy[0] < 0 < up.xy[0]
+    assert down.xy[0] < 0 < max(box.get_bbox().x1 for box in axes.patches) < up.xy[0]
     assert place(axes, "browser or client")[0] == down.xy[0]
 
 
