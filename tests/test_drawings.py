@@ -84,7 +84,7 @@ def test_pictures_are_small_pngs_that_say_in_words_what_they_show():
     )
 
 
-def test_the_page_gets_its_words_in_html_and_twice_as_many_pixels_as_it_shows():
+def test_the_page_gets_its_words_in_html_and_half_as_many_pixels_again_as_it_shows():
     picture = drawings.ticks({"one": [0, 1]}, '"<A & B>"')
     source, alt, width = re.fullmatch(
         '<img src="data:image/png;base64,(.*)" alt="(.*)" width="(.*)">', picture.html
@@ -92,15 +92,15 @@ def test_the_page_gets_its_words_in_html_and_twice_as_many_pixels_as_it_shows():
     assert unescape(alt) == picture.alt and '"' not in alt
     sharp, plain = (Image.open(BytesIO(png)) for png in (base64.b64decode(source), picture.png))
     assert plain.width == int(width) == 800
-    assert sharp.size == (2 * plain.width, 2 * plain.height)
+    assert sharp.size == (1.5 * plain.width, 1.5 * plain.height)
 
 
-def luminance(rgb: tuple[float, ...]) -> float:
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(rgb), strict=True))
+def luminance(colour: str | tuple[float, ...]) -> float:
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear(colour), strict=True))
 
 
-def linear(rgb: tuple[float, ...]) -> list[float]:
-    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+def linear(colour: str | tuple[float, ...]) -> list[float]:
+    return [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
 
 
 # What the eyes of most people, and of those without red or green cones, make of linear RGB
@@ -114,7 +114,7 @@ EYES = [
 
 def lab(colour: str, eyes: list[list[float]]) -> np.ndarray:
     """A colour in CIELAB, in which distances are those that one sees."""
-    seen = np.clip(np.array(eyes) @ linear(to_rgb(colour)), 0, 1)
+    seen = np.clip(np.array(eyes) @ linear(colour), 0, 1)
     to_xyz = [[0.434, 0.376, 0.190], [0.213, 0.715, 0.072], [0.018, 0.109, 0.873]]
     x, y, z = np.cbrt(np.array(to_xyz) @ seen + 1e-4)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
@@ -125,7 +125,7 @@ LINES = [LOOP, HTTP, DATA, CONTROL, MASK, TROUBLE, OWN]
 
 @pytest.mark.parametrize("colour", LINES)
 def test_lines_and_marks_stand_out_from_white(colour):
-    assert 1.05 / (luminance(to_rgb(colour)) + 0.05) >= 3
+    assert 1.05 / (luminance(colour) + 0.05) >= 3
 
 
 def test_what_shares_a_figure_can_be_told_apart_by_the_colour_blind():
@@ -199,9 +199,11 @@ def test_the_map_has_every_layer_in_its_order_the_client_beside_the_gateway(draw
     assert [y for _, y in places] == sorted(y for _, y in places)
     assert places[1][1] == places[2][1] and places[1][0] < places[2][0]
     assert len({y for _, y in places}) == len(MAP) - 1
+    for one, other in combinations(axes.patches, 2):
+        assert not one.get_bbox().overlaps(other.get_bbox())
     down, up = [each for each in axes.texts if isinstance(each, Annotation)]
     assert down.xyann[1] < down.xy[1] and up.xyann[1] > up.xy[1], "down at the client's side"
-    assert down.xy[0] < 0 < up.xy[0]
+    assert down.xy[0] < 0 < max(box.get_bbox().x1 for box in axes.patches) < up.xy[0]
     assert place(axes, "browser or client")[0] == down.xy[0]
 
 

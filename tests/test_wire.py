@@ -55,6 +55,7 @@ def test_the_key_of_a_mask_stands_again_and_again_under_the_bytes_of_the_wire(ax
 def test_a_letter_of_two_bytes_is_not_put_under_one_and_a_long_payload_is_cut(axes):
     drawn = rows(wire.mask(encode(Frame(Opcode.TEXT, "Grüße".encode(), mask=b"abcd")), "A mask"))
     assert len(drawn) == 3
+    assert rows(wire.mask(encode(Frame(Opcode.TEXT, b"a\n", mask=b"abcd")), "A mask"))[3][2] == "·"
     drawn = rows(wire.mask(encode(Frame(Opcode.TEXT, b"x" * 300, mask=b"abcd")), "A mask"))
     assert [len(row) for row in drawn] == [13] * 4
 

@@ -55,8 +55,8 @@ class Picture:
         self.alt = alt
         self.png = _png(figure, 1)
         width = int(figure.bbox.width)
-        # Twice as many pixels as the page gives it: sharp on every screen.
-        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 2)).decode()}"
+        # More pixels than the page gives it: sharp on screens that have them.
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.5)).decode()}"
         self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
@@ -65,7 +65,7 @@ class Picture:
         return data, {"image/png": {"alt": self.alt}}
 
 
-def _png(figure: Figure, scale: int) -> bytes:
+def _png(figure: Figure, scale: float) -> bytes:
     """The figure as a PNG of `scale` pixels to each of the page's."""
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
@@ -113,6 +113,7 @@ def stack(chapter: str) -> Picture:
     Raises KeyError for a chapter without a place on the map.
     """
     title = _HERE[chapter]
+    said = []
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 4.6))
         axes = figure.subplots()
@@ -120,23 +121,24 @@ def stack(chapter: str) -> Picture:
             width = 10 / len(layers)
             for column, layer in enumerate(layers):
                 _draw_layer(axes, layer, (column * width, row, width), chapter)
-        bottom = len(_STACK) - 0.5
-        for x, side, (begin, end) in (
-            (-0.35, "browser or client", (0, bottom)),
-            (10.35, "server", (bottom, 0)),
-        ):
-            arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
-            axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
-            axes.text(x, -0.12, side, ha="left" if x < 0 else "right", va="bottom", weight="bold")
-        axes.text(5, -0.12, "a vote goes down, across and up", ha="center", va="bottom")
+                said.append(f"{layer.name}, {layer.does} ({_state(layer, chapter)})")
+        _draw_sides(axes, len(_STACK) - 0.5)
         axes.set(xlim=(-0.6, 10.6), ylim=(len(_STACK), -0.5), title=title)
         axes.axis("off")
-        said = "; ".join(
-            f"{layer.name}, {layer.does} ({_state(layer, chapter)})"
-            for layers in _STACK
-            for layer in layers
-        )
-        return Picture(figure, f"{title}. The whole stack from the top down: {said}.")
+        return Picture(figure, f"{title}. The whole stack from the top down: {'; '.join(said)}.")
+
+
+def _draw_sides(axes: Axes, bottom: float) -> None:
+    """The way of a vote: down at the client's side, across, and up at the server's."""
+    above = {"y": -0.12, "va": "bottom", "fontsize": 11}
+    axes.text(5, s="a vote goes down, across and up", ha="center", **above)
+    arrow = {"arrowstyle": "-|>", "color": LOOP, "linewidth": 1.6}
+    for x, side, ha, (begin, end) in (
+        (-0.35, "browser or client", "left", (0, bottom)),
+        (10.35, "server", "right", (bottom, 0)),
+    ):
+        axes.annotate("", (x, end), (x, begin), arrowprops=arrow)
+        axes.text(x, s=side, ha=ha, weight="bold", **above)
 
 
 def _state(layer: Layer, chapter: str) -> str:
@@ -158,9 +160,9 @@ def _draw_layer(axes: Axes, layer: Layer, place: tuple[float, int, float], chapt
     elif state.endswith("to come"):
         looks = {"facecolor": "white", "edgecolor": LOOP, "linewidth": 1, "linestyle": "--"}
     axes.add_patch(Rectangle((x + 0.08, y + 0.06), width - 0.16, 0.88, **looks))
-    axes.text(x + 0.25, y + 0.34, layer.name, va="center", weight="bold", color=ink)
-    axes.text(x + 0.25, y + 0.71, layer.does, va="center", color=ink, fontsize=9.5)
-    beside = {"ha": "right", "va": "center", "color": ink, "fontsize": 9.5}
+    axes.text(x + 0.25, y + 0.34, layer.name, va="center", weight="bold", color=ink, fontsize=12)
+    axes.text(x + 0.25, y + 0.71, layer.does, va="center", color=ink, fontsize=11)
+    beside = {"ha": "right", "va": "center", "color": ink, "fontsize": 11}
     axes.text(x + width - 0.25, y + 0.34, state, **beside)
 
 
@@ -221,9 +223,10 @@ def sequence(trace: Trace, title: str) -> Picture:
                 (begin, row),
                 arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.6},
             )
-            axes.text(0.5, row - 0.02, item.label, ha="center", va="bottom", color=_dark(colour))
+            label = {"ha": "center", "va": "bottom", "color": _dark(colour), "fontsize": 11.5}
+            axes.text(0.5, row - 0.02, item.label, **label)
         for place, name in enumerate(("client", "server")):
-            axes.text(place, -0.75, name, ha="center", va="bottom", weight="bold")
+            axes.text(place, -0.75, name, ha="center", va="bottom", weight="bold", fontsize=11.5)
         axes.set(xlim=(-0.1, 1.1), ylim=(len(trace), -1.2))
         axes.set_title(title, pad=12)
         axes.axis("off")
@@ -645,7 +648,9 @@ def _draw_bits(axes: Axes, raw: bytes, kind: str) -> None:
     for place, byte in (("first", raw[0]), ("second", raw[1])):
         left = 0 if place == "first" else 8
         axes.hlines(1.14, left + 0.06, left + 7.94, color="black", linewidth=1)
-        axes.text(left + 4, 1.22, f"the {place} byte, {byte:02x}", ha="center", va="top")
+        axes.text(
+            left + 4, 1.22, f"the {place} byte, {byte:02x}", ha="center", va="top", fontsize=11
+        )
 
 
 def _draw_rest(axes: Axes, raw: bytes, decoded: Frame, kind: str) -> None:
@@ -656,17 +661,17 @@ def _draw_rest(axes: Axes, raw: bytes, decoded: Frame, kind: str) -> None:
     payload = len(shown) - extended - mask
     fields = [("length", extended, LENGTH), ("masking key", mask, MASK), ("payload", payload, kind)]
     _draw_fields(axes, 2, 3, [field for field in fields if field[1] > 0], shown)
-    axes.text(0, 3.5, "the others", va="center", fontsize=9.5)
+    axes.text(0, 3.5, "the others", va="center", fontsize=11)
     for start, width, sign in _signs(decoded):
         if start + width <= payload:
             middle = 2 + extended + mask + start + width / 2
-            axes.text(middle, 4.4, sign, ha="center", va="center", family="monospace")
+            axes.text(middle, 4.4, sign, ha="center", va="center", family="monospace", fontsize=12)
     if payload and _signs(decoded):
         says = "unmasked" if decoded.mask else "says"
-        axes.text(0, 4.4, says, va="center", fontsize=9.5)
+        axes.text(0, 4.4, says, va="center", fontsize=11)
     if (more := len(raw) - 16) > 0:
         counted = "1 byte" if more == 1 else f"{more} bytes"
-        axes.text(16, 5, f"and {counted} more", ha="right", va="center", fontsize=9.5)
+        axes.text(16, 5, f"and {counted} more", ha="right", va="center", fontsize=11)
 
 
 def _draw_fields(
@@ -674,7 +679,7 @@ def _draw_fields(
 ) -> None:
     """A row of boxes with a text in each; every field is named above its boxes."""
     for name, width, colour in fields:
-        axes.text(x + width / 2, y - 0.2, name, ha="center", va="bottom", fontsize=9.5)
+        axes.text(x + width / 2, y - 0.2, name, ha="center", va="bottom", fontsize=11)
         axes.hlines(y - 0.12, x + 0.06, x + width - 0.06, color="black", linewidth=1)
         strength = 0.2 if name == "payload" else 0.45
         for _ in range(width):
@@ -706,7 +711,7 @@ def box(axes: Axes, x: float, y: float, text: str, colour: str, strength: float 
     """A box of one unit with a text in it; its edge can be seen whatever its colour."""
     face = to_rgba(colour, strength)
     axes.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=LOOP, linewidth=0.8))
-    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", family="monospace")
+    axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", family="monospace", fontsize=12)
 
 
 def _colour(content: Content) -> str:

@@ -32,7 +32,7 @@ def accept(key: str, title: str) -> Picture:
             if then:
                 arrow = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
                 axes.annotate("", (6.2, row + 1), (6.2, row + 0.72), arrowprops=arrow)
-                axes.text(6.35, row + 0.87, then, va="center")
+                axes.text(6.35, row + 0.87, then, va="center", fontsize=11.5)
         axes.set(xlim=(-0.05, 10.05), ylim=(len(steps) - 0.2, -0.05), title=title)
         axes.axis("off")
         said = "; then ".join(f"{name}, {value}".replace("\n", "") for name, value, *_ in steps)
@@ -42,8 +42,8 @@ def accept(key: str, title: str) -> Picture:
 def _draw_step(axes: Axes, row: int, name: str, value: str, colour: str) -> None:
     look = {"facecolor": to_rgba(colour, 0.15), "edgecolor": colour, "linewidth": 1.4}
     axes.add_patch(Rectangle((2.5, row), 7.5, 0.72, **look))
-    axes.text(0, row + 0.36, name.replace("-W", "-\nW"), va="center", weight="bold")
-    beside = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 9.5}
+    axes.text(0, row + 0.36, name.replace("-W", "-\nW"), va="center", weight="bold", fontsize=11.5)
+    beside = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 11}
     axes.text(6.25, row + 0.36, value, **beside)
 
 
@@ -58,26 +58,29 @@ def mask(raw: bytes, title: str) -> Picture:
         raise ValueError("this frame has no masking key: take one that a client sent")
     payload = frame.payload[:12]
     crossed = raw[len(raw) - len(frame.payload) :][: len(payload)]
-    keys = [frame.mask[index % 4] for index in range(len(payload))]
-    rows = [
-        ("on the wire", [f"{byte:02x}" for byte in crossed], DATA),
-        ("XOR the key", [f"{byte:02x}" for byte in keys], MASK),
-        ("the payload", [f"{byte:02x}" for byte in payload], DATA),
-    ]
-    text = payload.decode(errors="replace")
+    key = bytes(frame.mask[index % 4] for index in range(len(payload)))
+    rows = {"on the wire": crossed, "XOR the key": key, "the payload": payload}
     with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(8, 2.7))
         axes = figure.subplots()
-        for row, (name, cells, colour) in enumerate(rows):
-            y = 1.25 * row
-            axes.text(-0.3, y + 0.5, name, ha="right", va="center")
-            for column, cell in enumerate(cells):
-                box(axes, column, y, cell, colour, 0.45 if colour == MASK else 0.2)
-        if len(text) == len(payload):  # each byte is a letter
-            axes.text(-0.3, 4, "as text", ha="right", va="center")
-            for column, letter in enumerate(text):
-                axes.text(column + 0.5, 4, letter, ha="center", va="center", family="monospace")
+        for row, (name, data) in enumerate(rows.items()):
+            axes.text(-0.3, 1.25 * row + 0.5, name, ha="right", va="center", fontsize=12)
+            look = (MASK, 0.45) if data is key else (DATA, 0.2)
+            for column, byte in enumerate(data):
+                box(axes, column, 1.25 * row, f"{byte:02x}", *look)
+        _draw_letters(axes, payload)
         axes.set(xlim=(-3.2, 12.2), ylim=(4.4, -0.1), title=title)
         axes.axis("off")
-        said = "; ".join(f"{name}: {' '.join(cells)}" for name, cells, _ in rows)
+        said = "; ".join(f"{name}: {data.hex(' ')}" for name, data in rows.items())
         return Picture(figure, f"{title}. Byte under byte, {said}.")
+
+
+def _draw_letters(axes: Axes, payload: bytes) -> None:
+    """What the bytes say, if each is a letter."""
+    if not payload.isascii():
+        return
+    middle = {"va": "center", "fontsize": 12}
+    axes.text(-0.3, 4, "as text", ha="right", **middle)
+    for column, letter in enumerate(payload.decode()):
+        drawn = letter if letter.isprintable() else "·"
+        axes.text(column + 0.5, 4, drawn, ha="center", family="monospace", **middle)
