@@ -106,7 +106,7 @@ async def test_chapter_03_judges_a_readers_numbers_by_the_law_for_them():
     notebook = series.read(path)
     for cell in series.code_cells(notebook):
         cell.source = cell.source.replace("DELAY = 4, 0.5, 0.05", "DELAY = 10, 0.2, 0.2")
-        cell.source = cell.source.replace("schedule(RATE, 10, seed)", "schedule(RATE, 3, seed)")
+        cell.source = cell.source.replace("schedule(RATE, 8, seed)", "schedule(RATE, 3, seed)")
     [(executed, _)] = await series.run(path, notebook, timeout=100)
     shown = "\n".join(series.printed(cell) for cell in series.code_cells(executed))
     # Two polls are left out for each that is under way.

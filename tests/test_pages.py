@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import series
+from browsing import FLAGS, jupyterlab
 from conftest import chromium
 from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from playwright.async_api import Page, async_playwright
-from test_jupyterlab import FLAGS, jupyterlab
 from workbench import sources
 
 each_chapter = pytest.mark.parametrize(

@@ -234,45 +234,6 @@ def sequence(trace: Trace, title: str) -> Picture:
         return Picture(figure, f"{title}. In this order, {said}.")
 
 
-def timeline(trace: Trace, title: str) -> Picture:
-    """What was sent when: a row for each item, its mark at the time at which it was sent.
-
-    Time runs from the first item. The client's marks point right, the server's left.
-    Raises ValueError for an empty trace.
-    """
-    if not trace:
-        raise ValueError("a timeline needs at least one item")
-    begin = trace[0].sent
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 1.1 + 0.34 * len(trace)))
-        axes = figure.subplots()
-        width = max(item.sent - begin for item in trace) or 1.0
-        for row, item in enumerate(trace):
-            at, colour = item.sent - begin, _colour(item.content)
-            marker = ">" if item.sender == "client" else "<"
-            axes.plot([0, at], [row, row], color="#DDDDDD", linewidth=1, zorder=1)
-            axes.plot(at, row, marker=marker, color=colour, markersize=9, zorder=2)
-            left = at > 0.6 * width
-            axes.annotate(
-                item.label,
-                (at, row),
-                ((-10, 0) if left else (10, 0)),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="center",
-                color=_dark(colour),
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
-        axes.set_yticks(range(len(trace)), [item.sender for item in trace])
-        axes.set(xlim=(-0.03 * width, 1.05 * width), ylim=(len(trace) - 0.5, -0.5))
-        axes.set_xlabel("seconds")
-        axes.set_title(title)
-        said = "; ".join(
-            f"after {item.sent - begin:.2f} s the {item.sender}: {item.label}" for item in trace
-        )
-        return Picture(figure, f"{title}: {said}.")
-
-
 def waits(
     before: Mapping[str, float],
     after: Mapping[str, float],
@@ -309,39 +270,6 @@ def waits(
             for label in before
         )
         return Picture(figure, f"{title}. Answered, {names[0]} and {names[1]}: {said}.")
-
-
-def lanes(trace: Trace, title: str) -> Picture:
-    """A lane for each connection, with a mark for each item at the time it was sent.
-
-    A triangle is something that the client has sent, a dot something that the server has.
-    Raises ValueError for an empty trace.
-    """
-    if not trace:
-        raise ValueError("a picture of lanes needs at least one item")
-    begin = min(item.sent for item in trace)
-    connections = sorted({item.connection for item in trace})
-    with matplotlib.style.context(STYLE):
-        figure = Figure(figsize=(8, 1.2 + max(0.12 * len(connections), 0.6)))
-        axes = figure.subplots()
-        marks = {
-            "server": {"marker": "o", "markersize": 2.5},
-            "client": {"marker": ">", "markersize": 9, "fillstyle": "none"},
-        }
-        for sender, mark in marks.items():
-            sent = trace.of(sender)
-            for colour in sorted({_colour(item.content) for item in sent}):
-                items = [item for item in sent if _colour(item.content) == colour]
-                times = [item.sent - begin for item in items]
-                rows = [connections.index(item.connection) + 1 for item in items]
-                axes.plot(times, rows, linestyle="", color=colour, **mark)
-        axes.set(xlabel="seconds", ylabel="connection", title=title)
-        axes.set_ylim(len(connections) + 0.7, 0.3)
-        axes.yaxis.get_major_locator().set_params(integer=True)
-        counts = (
-            f"{len(trace.of('client'))} from clients, {len(trace.of('server'))} from the server"
-        )
-        return Picture(figure, f"{title}: {len(connections)} lanes, {counts}.")
 
 
 def curves(
