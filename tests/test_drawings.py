@@ -291,63 +291,8 @@ def test_a_colour_says_what_an_item_is_whoever_sent_it(draw, content, colour):
         items = Trace([item(sender, content)])
         sequence = draw(drawings.sequence, items, "All")
         assert arrows(sequence)[0].arrowprops["color"] == colour
-        timeline = draw(drawings.timeline, items, "All")
-        lanes = draw(drawings.lanes, items, "All")
-        assert timeline.lines[-1].get_color() == lanes.lines[-1].get_color() == colour
-        for axes in (sequence, timeline):
-            [label] = [each for each in axes.texts if each.get_text() == items[0].label]
-            assert label.get_color() == drawings._dark(colour)
-
-
-# Timelines and lanes
-
-
-def test_a_mark_stands_at_its_time_and_points_away_from_its_sender(draw):
-    items = Trace(
-        [item("client", TEXT, 10.0), item("server", TEXT, 10.5), item("server", PING, 12)]
-    )
-    axes = draw(drawings.timeline, items, "All")
-    tracks, marks = axes.lines[::2], axes.lines[1::2]
-    assert [mark.get_xdata()[0] for mark in marks] == [0.0, 0.5, 2.0]
-    assert [mark.get_ydata()[0] for mark in marks] == [0, 1, 2]
-    assert [mark.get_marker() for mark in marks] == [">", "<", "<"]
-    assert [list(track.get_xdata()) for track in tracks] == [[0, 0.0], [0, 0.5], [0, 2.0]]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["client", "server", "server"]
-    assert axes.yaxis_inverted(), "the first is at the top"
-    assert axes.get_xlim()[0] < 0 < 2 < axes.get_xlim()[1]
-
-
-def test_a_label_stands_beside_its_mark_where_there_is_room(draw):
-    items = Trace([item("client", TEXT, 0.0), item("client", PING, 1.0)])
-    axes = draw(drawings.timeline, items, "All")
-    early, late = axes.texts
-    assert early.xy == (0, 0) and early.get_ha() == "left" and early.xyann[0] > 0
-    assert late.xy == (1, 1) and late.get_ha() == "right" and late.xyann[0] < 0
-
-
-def test_a_lane_for_each_connection_with_triangles_of_the_client_and_dots_of_the_server(draw):
-    items = Trace(
-        [
-            item("client", TEXT, 5.0, connection=7),
-            item("server", TEXT, 5.2, connection=7),
-            item("server", TEXT, 4.0, connection=3),
-        ]
-    )
-    axes = draw(drawings.lanes, items, "All")
-    dots, triangles = sorted(axes.lines, key=lambda line: line.get_marker(), reverse=True)
-    assert (dots.get_marker(), triangles.get_marker()) == ("o", ">")
-    assert (dots.get_fillstyle(), triangles.get_fillstyle()) == ("full", "none")
-    assert dots.get_markersize() < triangles.get_markersize(), "a dot lies inside a triangle"
-    assert dots.get_xdata() == pytest.approx([1.2, 0.0])
-    assert list(dots.get_ydata()) == [2, 1]
-    assert (triangles.get_xdata()[0], triangles.get_ydata()[0]) == (1.0, 2)
-    assert axes.yaxis_inverted(), "the first is at the top"
-
-
-@pytest.mark.parametrize("function", [drawings.timeline, drawings.lanes])
-def test_of_nothing_there_is_no_picture(function):
-    with pytest.raises(ValueError, match="at least one item"):
-        function(Trace(), "Nothing")
+        [label] = [each for each in sequence.texts if each.get_text() == items[0].label]
+        assert label.get_color() == drawings._dark(colour)
 
 
 # Transports
