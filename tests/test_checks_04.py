@@ -46,6 +46,61 @@ class WithTheWrongEvent:
         return {"event": "sum", "data": sum(data)}
 
 
+@websocket_gateway()
+class ResetBySomebody:
+    """Who leaves ends everybody's countdown."""
+
+    def __init__(self):
+        self.count = 0
+
+    @subscribe_message("countdown")
+    async def countdown(self, client, data):
+        self.count += 1
+        for left in range(data, -1, -1):
+            yield {"event": "countdown", "data": left}
+            await asyncio.sleep(0.01)
+        self.count -= 1
+
+    @subscribe_message("running")
+    def running(self, client, data):
+        return {"event": "running", "data": self.count}
+
+    def handle_disconnect(self, client, code):
+        self.count = 0
+
+
+@websocket_gateway()
+class ByName:
+    """A room of names, of which each is somebody once."""
+
+    def __init__(self):
+        self.clients = {}
+
+    async def tell(self, client, event, data):
+        for other in list(self.clients.values()):
+            if other is not client:
+                await other.send({"event": event, "data": data})
+
+    def name_of(self, client):
+        return next((name for name, it in self.clients.items() if it is client), None)
+
+    @subscribe_message("join")
+    async def join(self, client, data):
+        self.clients[data] = client
+        await self.tell(client, "joined", data)
+
+    @subscribe_message("say")
+    async def say(self, client, data):
+        if not (name := self.name_of(client)):
+            raise WsException("join first")
+        await self.tell(client, "said", {"name": name, "text": data})
+
+    async def handle_disconnect(self, client, code):
+        if name := self.name_of(client):
+            del self.clients[name]
+            await self.tell(client, "left", name)
+
+
 class NoGateway:
     pass
 
@@ -138,6 +193,13 @@ def room(
     return Room
 
 
+@websocket_gateway()
+class Sleepy(room()):
+    @subscribe_message("say")
+    def say(self, client, data):
+        time.sleep(4)
+
+
 @pytest.mark.parametrize(
     ("exercise", "answer", "hint"),
     [
@@ -157,6 +219,8 @@ def room(
         ("04.2", countdowns(end=1), "from the number down to 0"),
         ("04.2", countdowns(named=False), "from the number down to 0"),
         ("04.2", countdowns(every=0.001), r"asyncio.sleep\(0.01\)"),
+        ("04.2", countdowns(every=0.1), "it ends 10 ms after its 0"),
+        ("04.2", ResetBySomebody, "somebody else has left, and both go on"),
         ("04.2", countdowns(blocking=True), "the loop stands still meanwhile, for everybody"),
         ("04.2", countdowns(counted=False), "count them in the gateway"),
         ("04.2", countdowns(own=True), "count them in the gateway"),
@@ -177,6 +241,8 @@ def room(
             room(careless="at the end"),
             r"(?s)sent +\(a client that never joined leaves\).*received +KeyError",
         ),
+        ("04.3", ByName, "two may have the same name"),
+        ("04.3", Sleepy, "stopped the whole kernel"),
         ("04.3", room(listed=False), "make a list first"),
         ("04.3", room(as_text=True), "client.send makes JSON of a value"),
         (

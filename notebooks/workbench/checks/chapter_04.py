@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from workbench import kernel
-from workbench.checks import Words, Wrong
+from workbench.checks import Blocked, Words, Wrong
 
 
 async def adder(gateway: type) -> None:
@@ -53,12 +53,17 @@ async def countdowns(gateway: type) -> None:
             await client.hears({"event": "countdown", "data": 1}, hint)
             await client.hears({"event": "countdown", "data": 0}, hint)
             await asyncio.sleep(0.05)
-            hint = "a countdown that is over is not running"
+            hint = "a countdown that is over is not running, and it ends 10 ms after its 0"
             await other.says("running", None, {"event": "running", "data": 0}, hint)
             await twenty_of(client)
             await client.say("countdown", 500)
             await asyncio.sleep(0.05)
             hint = "two are under way, of another client: count them in the gateway"
+            await other.says("running", None, {"event": "running", "data": 2}, hint)
+            async with peer(served.url):
+                pass
+            await asyncio.sleep(0.1)
+            hint = "somebody else has left, and both go on: let the stream itself count, in finally"
             await other.says("running", None, {"event": "running", "data": 2}, hint)
         await asyncio.sleep(0.2)
         hint = "their client has gone: a stream (with yield) is closed then, and finally runs"
@@ -127,11 +132,12 @@ async def room(gateway: type) -> None:
         await forgotten(clients, len(clients) - 1)
         await eve.leave()
         await ann.hears_nothing("who never joined does not leave", eve)
+        _raise_first(served.errors)
         await at_the_same_time(served, ann, bob)
 
 
 async def at_the_same_time(served: Served, ann: Peer, bob: Peer) -> None:
-    """Two come while something is said, each send taking its time."""
+    """Two of one name come while something is said, each send taking its time."""
     send = Client.send
 
     async def send_later(self: Client, value: Any) -> None:
@@ -139,15 +145,19 @@ async def at_the_same_time(served: Served, ann: Peer, bob: Peer) -> None:
         await send(self, value)
 
     with patch.object(Client, "send", send_later):
-        async with peer(served.url) as dan, peer(served.url) as fay:
+        async with peer(served.url) as one, peer(served.url) as other:
             await bob.say("say", "all here?")
-            await dan.say("join", "Dan")
-            await fay.say("join", "Fay")
+            for dan in (one, other):
+                await dan.say("join", "Dan")
             hint = "all who are there hear everything, also while others come"
             heard = [await ann.hears_any(hint) for _ in range(3)]
             if {frame["event"] for frame in heard} != {"said", "joined"}:
-                expected = Words("what Bob said, and that Dan and Fay joined")
+                expected = Words("what Bob said, and that two joined")
                 raise Wrong.comparing(hint, bob.sent, expected, heard)
+            await ann.say("say", "hello, both")
+            said = {"event": "said", "data": {"name": "Ann", "text": "hello, both"}}
+            for dan in (one, other):
+                await dan.finds(said, "two may have the same name: both are in the room", ann)
 
 
 async def forgotten(clients: Sequence[weakref.ref[Any]], most: int) -> None:
@@ -169,6 +179,7 @@ class NotTold(Wrong):
 class Served(NamedTuple):
     url: str
     gateway: Any
+    errors: Sequence[BaseException]
 
 
 @asynccontextmanager
@@ -184,10 +195,10 @@ async def serving(gateway: Any) -> AsyncIterator[Served]:
     before = log.handlers, log.propagate
     log.handlers, log.propagate = [logging.NullHandler()], False
     try:
-        yield Served((await kernel.start("the check", app)).url, answer)
+        yield Served((await kernel.start("the check", app)).url, answer, app.errors)
     except NotTold as told:
         for error in app.errors:
-            if isinstance(error, NotImplementedError):
+            if isinstance(error, NotImplementedError | Blocked):
                 raise error from None
             raise Wrong(f"{told}\n    {'raised':10}{error!r}") from None
     except Exception:
@@ -202,7 +213,7 @@ async def serving(gateway: Any) -> AsyncIterator[Served]:
 def _raise_first(errors: Sequence[BaseException]) -> None:
     """Raise what is wrong with the gateway's code, with what it was sent."""
     for error in errors:
-        if isinstance(error, NotImplementedError):
+        if isinstance(error, NotImplementedError | Blocked):
             raise error
         raised = Words(f"{type(error).__name__}: {error}")
         hint = f"your code raised {raised}"
@@ -254,6 +265,13 @@ class Peer:
             hint = f"the data is a number, {expected['data']}, and not a text"
         if received != expected:
             raise Wrong.comparing(hint, (speaker or self).sent, expected, received)
+
+    async def finds(self, expected: Any, hint: str, speaker: Peer) -> None:
+        """Wait for a frame, whatever comes before it."""
+        while not isinstance(received := await self._next(1), Words):
+            if received == expected:
+                return
+        raise Wrong.comparing(hint, speaker.sent, expected, received)
 
     async def hears_any(self, hint: str) -> Any:
         """The next frame, whatever it says."""
