@@ -19,17 +19,12 @@ CLAIMS = set(range(1, 43))
 # Their witness is a real Nest application: chapter 07.
 LEFT_FOR_07 = {24, 25, 27, 28, 31, 32, 33}
 
-# Chapters that have no box yet, and the claims that theirs will judge.
-WITHOUT_A_BOX = {"03": {5, 18, 19, 20, 21, 22}}
-
 TITLE = "**Was the article right?**\n"
 
 
 def rows(path: Path) -> list[tuple[set[int], str]]:
     """For each row of a chapter's box, the claims it judges and the heading it points to."""
     boxes = [c.source for c in text_cells(series.read(path)) if TITLE in c.source]
-    if not boxes:
-        return []
     [box] = boxes
     head, rule, *lines = box.partition(TITLE)[2].strip().splitlines()
     assert head == "| it says | verdict | above |" and set(rule) == {"|", "-"}
@@ -42,10 +37,12 @@ def rows(path: Path) -> list[tuple[set[int], str]]:
     return found
 
 
-WITH_A_BOX = [path for path in series.chapters() if path.name[:2] not in WITHOUT_A_BOX]
+each_chapter = pytest.mark.parametrize(
+    "path", series.chapters(), ids=[path.stem for path in series.chapters()]
+)
 
 
-@pytest.mark.parametrize("path", WITH_A_BOX, ids=[path.stem for path in WITH_A_BOX])
+@each_chapter
 def test_each_row_names_claims_and_points_to_a_heading_above(path):
     chapter = "\n".join(cell.source for cell in text_cells(series.read(path)))
     above = chapter.partition(TITLE)[0]
@@ -57,7 +54,7 @@ def test_each_row_names_claims_and_points_to_a_heading_above(path):
         assert f"\n## {name}\n" in above or elsewhere, heading
 
 
-@pytest.mark.parametrize("path", WITH_A_BOX, ids=[path.stem for path in WITH_A_BOX])
+@each_chapter
 def test_a_box_stands_before_the_exercises(path):
     chapter = "\n".join(cell.source for cell in text_cells(series.read(path)))
     what, box, exercises = (
@@ -66,13 +63,7 @@ def test_a_box_stands_before_the_exercises(path):
     assert what < box < exercises
 
 
-def test_a_chapter_that_has_a_box_is_no_longer_listed_without():
-    listed = [path for path in series.chapters() if path.name[:2] in WITHOUT_A_BOX]
-    assert [path.stem for path in listed if rows(path)] == []
-
-
 def test_every_claim_is_judged_or_known_to_be_still_open():
-    judged = {claim for path in WITH_A_BOX for claims, _ in rows(path) for claim in claims}
-    still_open = LEFT_FOR_07.union(*WITHOUT_A_BOX.values())
-    assert judged & still_open == set()
-    assert judged | still_open == CLAIMS
+    judged = {claim for path in series.chapters() for claims, _ in rows(path) for claim in claims}
+    assert judged & LEFT_FOR_07 == set()
+    assert judged | LEFT_FOR_07 == CLAIMS
