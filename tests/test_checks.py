@@ -18,6 +18,7 @@ def pose(monkeypatch: pytest.MonkeyPatch) -> Pose:
 
 async def test_a_wrong_answer_gets_a_hint_and_sees_what_was_sent_expected_and_received(pose):
     async def double(answer: Callable[[str], str]) -> None:
+        """00.9: a text, and none."""
         for sent, expected in [("ab", "abab"), ("", "")]:
             if (received := answer(sent)) != expected:
                 raise Wrong.comparing("twice the text", sent, expected, received)
@@ -33,4 +34,5 @@ async def test_a_wrong_answer_gets_a_hint_and_sees_what_was_sent_expected_and_re
         ["received", "'ab!'"],
     ]
     assert repr(verdict) == f"00.9 {verdict.text}"
-    assert (await check("00.9", lambda text: 2 * text)).passed
+    verdict = await check("00.9", lambda text: 2 * text)
+    assert verdict.passed and verdict.text == "right: a text, and none."

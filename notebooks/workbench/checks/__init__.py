@@ -81,7 +81,9 @@ async def check(exercise: str, answer: Any) -> Verdict:
     except Exception as error:
         raised = f"your code raised {type(error).__name__}: {error}"
         return Verdict(exercise, False, f"not yet: {raised}")
-    return Verdict(exercise, True, "right")
+    # A probe's docstring is what it tries.
+    _, _, tried = inspect.getdoc(probe).partition(": ")
+    return Verdict(exercise, True, f"right: {tried}")
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from workbench.kernel import Handler
 
 
 async def reverse(handler: Handler) -> None:
-    """00.1: every message comes back reversed, each in one piece."""
+    """00.1: two messages over one connection, each back reversed and in one piece."""
     async with serving(handler) as server, connect(server.url) as client:
         for number, sent in enumerate(("abc", "a second message")):
             expected, received = sent[::-1], Words("nothing")
@@ -41,7 +41,7 @@ async def reverse(handler: Handler) -> None:
 
 
 async def countdown(handler: Handler) -> None:
-    """00.2: "3" is answered by "3", "2", "1", "0", a tenth of a second apart."""
+    """00.2: 3 and 2 counted down, a tenth of a second apart, while others were served."""
     stamps: list[float] = []
 
     async def tick() -> None:
@@ -96,7 +96,7 @@ def _gaps(stamps: list[float]) -> list[float]:
 
 
 async def ask_all(function: Callable[[str, list[str]], Awaitable[list[str]]]) -> None:
-    """00.3: questions are asked side by side, the answers are in the questions' order."""
+    """00.3: four questions side by side, each over its own connection, answered in their order."""
     require_coroutine_function(function)
     questions = ["3", "1", "4", "2"]
     expected = [f"answer to {question}" for question in questions]

@@ -21,7 +21,7 @@ from workbench.checks import (
 
 
 async def lists_upgrade(function: Callable[[str], bool]) -> None:
-    """01.1: whether the value of Connection lists Upgrade."""
+    """01.1: ten values of Connection, in some of which Upgrade is only a part of a word."""
     cases = {
         "Upgrade": (True, "the plainest case"),
         "keep-alive, Upgrade": (True, "the value is a list: split it at its commas"),
@@ -49,7 +49,7 @@ async def lists_upgrade(function: Callable[[str], bool]) -> None:
 
 
 async def choose(function: Callable[[list[str], list[str]], str | None]) -> None:
-    """01.2: the client's first subprotocol that the server supports."""
+    """01.2: six pairs of lists, in both orders, with nothing in common, and empty."""
     cases = [
         (["a", "b"], ["a", "b"], "a", "the first of the client's list"),
         (["a", "b"], ["b", "a"], "a", "the order is the client's, not the server's"),
@@ -75,7 +75,7 @@ OpenWebSocket = Callable[[StreamReader, StreamWriter, str], Awaitable[Any]]
 
 
 async def open_websocket(function: OpenWebSocket) -> None:
-    """01.3: a client's handshake, with a real server and some not to be believed."""
+    """01.3: a real server, answers not to be believed, one in pieces, a 401 and a 403."""
     require_coroutine_function(function)
     await _opens_a_real_one(function)
     for what, spoil in _SPOILED.items():

@@ -21,7 +21,7 @@ from workbench.checks import (
 
 
 async def text_header(function: Callable[[int], bytes]) -> None:
-    """02.1: the header of an unmasked text frame."""
+    """02.1: headers for 0, 5, 125, 126, 300 and 65,535 bytes of text."""
     hints = {
         5: "FIN and opcode 1 in the first byte, the length in the second",
         0: "an empty text has a header, too",
@@ -47,7 +47,7 @@ async def text_header(function: Callable[[int], bytes]) -> None:
 
 
 async def messages(function: Callable[[list[Frame]], list[str | bytes]]) -> None:
-    """02.2: the messages that a list of frames makes."""
+    """02.2: lists of frames: pieces, control frames in between, messages one after the other."""
     require_plain_function(function)
     # In the chapter, quoted cells have defined Frame and Opcode anew.
     mine = getattr(function, "__globals__", {})
@@ -115,7 +115,7 @@ Converse = Callable[[StreamReader, StreamWriter], Awaitable[None]]
 
 
 async def converse(function: Converse) -> None:
-    """02.3: a server's side of a connection, against a real client."""
+    """02.3: a conversation with a real client, whose bytes came three at a time."""
     require_coroutine_function(function)
     failures: list[Exception] = []
     returned = asyncio.Event()

@@ -11,7 +11,7 @@ from workbench.checks import Words, Wrong, require_coroutine_function, require_p
 
 
 async def staleness(function: Callable[[float, float], tuple[float, float]]) -> None:
-    """03.1: the mean and the worst latency of short polling."""
+    """03.1: three intervals and delays, one of them without a delay."""
     require_plain_function(function)
     hints = {
         (
@@ -30,7 +30,7 @@ async def staleness(function: Callable[[float, float], tuple[float, float]]) -> 
 
 
 async def schedule(function: Callable[..., list[float]]) -> None:
-    """03.2: the latency of each event, for polls on a schedule."""
+    """03.2: seven schedules: events before, between and in the moment of polls, and none."""
     require_plain_function(function)
     cases = [
         (([0.0], 1.0, 0.25, 0.0), [0.25], "the first poll reaches the server at the phase"),
@@ -94,7 +94,7 @@ class Server:
 
 
 async def follow(function: Callable[..., Awaitable[Any]]) -> None:
-    """03.3: a long-polling client that loses nothing."""
+    """03.3: six events, one or several in an answer, with failures in between, and a cancel."""
     require_coroutine_function(function)
     server, delivered = Server(), []
     following = asyncio.ensure_future(function(server.fetch, delivered.append))

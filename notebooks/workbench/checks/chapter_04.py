@@ -24,7 +24,7 @@ from workbench.checks import Blocked, Words, Wrong
 
 
 async def adder(gateway: type) -> None:
-    """04.1: a plain handler, and an exception."""
+    """04.1: three sums, one of nothing, and nine messages that are no list of numbers."""
     async with serving(gateway) as served, peer(served.url) as client:
         silent = "no reply came: is a method subscribed to 'add', and does it return its reply?"
         for data, total, hint in (
@@ -43,7 +43,7 @@ async def adder(gateway: type) -> None:
 
 
 async def countdowns(gateway: type) -> None:
-    """04.2: streams side by side, and what is left when their client goes."""
+    """04.2: countdowns side by side, other clients that leave, and their own that leaves."""
     async with serving(gateway) as served, peer(served.url) as other:
         hint = "reply with {'event': 'running', 'data': ...}, and 0 before the first countdown"
         await other.says("running", None, {"event": "running", "data": 0}, hint)
@@ -97,7 +97,7 @@ async def twenty_of(client: Peer) -> None:
 
 
 async def room(gateway: type) -> None:
-    """04.3: a room in which everybody hears the others."""
+    """04.3: people who come, speak, leave and never join, two of one name, all at the same time."""
     async with (
         serving(gateway) as served,
         peer(served.url) as ann,

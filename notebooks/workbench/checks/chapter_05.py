@@ -70,7 +70,7 @@ class Replies:
 
 
 async def politely(function: Callable[..., Awaitable[Any]]) -> None:
-    """05.1: a reply, or the text of an exception."""
+    """05.1: replies, no reply, an exception, and a connection that is lost."""
     require_coroutine_function(function)
     cases = [
         ("identity", 5, 5, "return what client.request gives"),
@@ -111,7 +111,7 @@ class Tallies:
 
 
 async def tally(function: Callable[..., Awaitable[Any]]) -> None:
-    """05.2: a stream that is left, or that the server leaves."""
+    """05.2: three thresholds, a silent server, and one that goes with and without goodbye."""
     require_coroutine_function(function)
     async with serving(gateway := Tallies()) as url:
         for votes, expected in ((1, [1, 0]), (3, [3, 2]), (0, [0, 0])):
@@ -148,7 +148,7 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
 
 
 async def matching(function: Callable[..., Awaitable[Any]]) -> None:
-    """05.3: replies matched by hand."""
+    """05.3: questions side by side, answered in any order, with an exception, or with nothing."""
     require_coroutine_function(function)
     conversations = [
         (
