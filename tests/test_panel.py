@@ -167,7 +167,7 @@ def test_the_script_can_be_read_in_one_sitting_and_needs_nothing_from_elsewhere(
     assert len(script.splitlines()) < 90
     assert max(map(len, script.splitlines())) <= 100
     assert not re.search(r"import|require|https?://\w|</script", script)
-    assert panel.source()._repr_markdown_().startswith("```javascript\n// The browser's client")
+    assert repr(panel.source()).startswith("// The browser's client")
 
 
 # In JupyterLab on this machine, and in Notebook 7

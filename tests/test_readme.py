@@ -20,7 +20,9 @@ CONTRIBUTING = series.ROOT / ".github" / "CONTRIBUTING.md"
 
 
 def command(ending: str) -> str:
-    [line] = [line for line in README.splitlines() if line.endswith(ending)]
+    [line] = [
+        line for line in README.splitlines() if re.match(f"python3 .*{re.escape(ending)}$", line)
+    ]
     return line
 
 

@@ -123,7 +123,7 @@ class Bits:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         self._sending = asyncio.ensure_future(self.send())
         data, metadata = self._still._repr_mimebundle_()
-        return data | self._rows()._repr_mimebundle_(), metadata
+        return self._rows()._repr_mimebundle_() | data, metadata
 
 
 class Knobs:
@@ -141,7 +141,7 @@ class Knobs:
             "interval": _knob("interval in s", 0.5, -1, 1),
             "headers": _knob("headers in bytes", 250, 1.7, 3.5),
         }
-        self._images = [widgets.Image(format="png", width=720) for _ in range(2)]
+        self._images = [widgets.HTML() for _ in range(2)]
         for knob in self.knobs.values():
             knob.observe(self._draw, "value")
         self._draw()
@@ -149,7 +149,7 @@ class Knobs:
     def _draw(self, _: object = None) -> None:
         self.pictures = [draw(**self._values()) for draw in (_stale, _cost)]
         for image, picture in zip(self._images, self.pictures, strict=True):
-            image.value = picture.png
+            image.value = picture.html
 
     def _values(self) -> dict[str, float]:
         return {name: knob.value for name, knob in self.knobs.items()}
@@ -157,7 +157,7 @@ class Knobs:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         box = widgets.VBox([*self.knobs.values(), *self._images])
         data, metadata = self.pictures[1]._repr_mimebundle_()
-        return data | box._repr_mimebundle_(), metadata
+        return box._repr_mimebundle_() | data, metadata
 
 
 def _knob(name: str, value: float, low: float, high: float) -> widgets.FloatLogSlider:
