@@ -87,10 +87,7 @@ async def only_the_status(reader, writer, path):
 
 
 async def one_key_for_all(reader, writer, path):
-    writer.write(build_request("127.0.0.1", path, key=KEY))
-    response = await read_head(reader)
-    check_response(response, KEY)
-    return response
+    return await as_in_the_chapter(reader, writer, path, KEY)
 
 
 async def always_the_root(reader, writer, path):
@@ -137,8 +134,8 @@ async def status_and_accept(reader, writer, path):
     return response
 
 
-async def as_in_the_chapter(reader, writer, path):
-    key = new_key()
+async def as_in_the_chapter(reader, writer, path, key=None):
+    key = key or new_key()
     writer.write(build_request("127.0.0.1", path, key=key))
     response = await read_head(reader)
     check_response(response, key)

@@ -61,14 +61,18 @@ async def a_decoder_each(reader, writer):
             writer.write(encode(Frame(frame.opcode, frame.payload)))
 
 
-async def break_for_return(reader, writer):
+async def never_closes(reader, writer, goes_on=False):
     decoder = Decoder(masked=True)
     answers = {Opcode.TEXT: Opcode.TEXT, Opcode.PING: Opcode.PONG, Opcode.CLOSE: Opcode.CLOSE}
     while data := await reader.read(1000):
         for frame in decoder.feed(data):
             writer.write(encode(Frame(answers[frame.opcode], frame.payload)))
-            if frame.opcode is Opcode.CLOSE:
-                break
+            if frame.opcode is Opcode.CLOSE and not goes_on:
+                return
+
+
+async def break_for_return(reader, writer):
+    await never_closes(reader, writer, goes_on=True)
     writer.close()
 
 
@@ -141,16 +145,6 @@ async def no_goodbye(reader, writer):
 
 async def another_goodbye(reader, writer):
     await answering(reader, writer)
-
-
-async def never_closes(reader, writer):
-    decoder = Decoder(masked=True)
-    answers = {Opcode.TEXT: Opcode.TEXT, Opcode.PING: Opcode.PONG, Opcode.CLOSE: Opcode.CLOSE}
-    while data := await reader.read(1000):
-        for frame in decoder.feed(data):
-            writer.write(encode(Frame(answers[frame.opcode], frame.payload)))
-            if frame.opcode is Opcode.CLOSE:
-                return
 
 
 async def stays_after_the_close(reader, writer):

@@ -151,6 +151,7 @@ def room(
     listed=True,
     as_text=False,
     awaited=True,
+    late=False,
 ):
     """A room, with one thing wrong."""
 
@@ -170,9 +171,11 @@ def room(
 
         @subscribe_message("join")
         async def join(self, client, data):
-            self.names[client] = data
+            if not late:
+                self.names[client] = data
             if not deaf:
                 await self.tell(client, "joined", data)
+            self.names[client] = data
 
         @subscribe_message("say")
         async def say(self, client, data):
@@ -241,6 +244,7 @@ class Sleepy(room()):
             room(careless="at the end"),
             r"(?s)sent +\(a client that never joined leaves\).*received +KeyError",
         ),
+        ("04.3", room(late=True), "from the first await on"),
         ("04.3", ByName, "two may have the same name"),
         ("04.3", Sleepy, "stopped the whole kernel"),
         ("04.3", room(listed=False), "make a list first"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 from conftest import assert_hint
@@ -121,6 +123,27 @@ async def impatient(url, votes):
                     return tally
         except TimeoutError:
             return None
+
+
+async def catching_all(url, votes):
+    try:
+        return await unprepared(url, votes)
+    except Exception:
+        return None
+
+
+async def until_silence(connection, questions):
+    """Whatever has come when nothing comes for half a second."""
+    for number, (event, data) in enumerate(questions):
+        await connection.send(json.dumps({"id": number, "event": event, "data": data}))
+    replies = [None] * len(questions)
+    with suppress(TimeoutError):
+        while True:
+            reply = json.loads(await asyncio.wait_for(connection.recv(), 0.5))
+            number = reply.get("id") if isinstance(reply, dict) else None
+            if number in range(len(questions)) and reply.get("event") != "exception":
+                replies[number] = replies[number] or reply.get("data")
+    return replies
 
 
 async def only_goodbye(url, votes):
@@ -308,6 +331,8 @@ async def always_one(connection, questions):
         ("05.2", the_last, "None, and not the last tally"),
         ("05.2", only_goodbye, "with or without goodbye"),
         ("05.2", impatient, "it did not wait"),
+        ("05.2", catching_all, "which is not a lost server"),
+        ("05.3", until_silence, "a reply may take a second"),
         ("05.3", one_by_one, "send them all before you read"),
         ("05.3", without_ids, "each with an id of its own"),
         ("05.3", with_one_id, "each with an id of its own"),

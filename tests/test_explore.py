@@ -91,9 +91,9 @@ async def test_without_a_server_it_says_what_to_do(server):
 
 
 async def test_there_is_a_picture_where_no_kernel_is(server):
-    bits = explore.Bits(server)
+    bits = await explore.bits(server)
+    assert bits.said.endswith("back  TEXT 'vote'")
     data, _ = bits._repr_mimebundle_()
-    await bits._sending
     assert {"image/png", "application/vnd.jupyter.widget-view+json"} <= data.keys()
 
 

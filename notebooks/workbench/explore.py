@@ -60,6 +60,13 @@ async def answers(port: int, sent: bytes, silence: float = SILENCE) -> list[str]
             writer.transport.abort()
 
 
+async def bits(server: kernel.Server) -> Bits:
+    """The first sixteen bits of a frame to click, and what the server answers as they are."""
+    made = Bits(server)
+    await made.send()
+    return made
+
+
 class Bits:
     """The first sixteen bits of a frame, to click; each click sends the frame to a server.
 
@@ -121,7 +128,6 @@ class Bits:
         return widgets.VBox([widgets.HBox(cells[:8]), widgets.HBox(cells[8:]), self._shown])
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        self._sending = asyncio.ensure_future(self.send())
         data, metadata = self._still._repr_mimebundle_()
         return self._rows()._repr_mimebundle_() | data, metadata
 

@@ -157,7 +157,11 @@ async def at_the_same_time(served: Served, ann: Peer, bob: Peer) -> None:
             await ann.say("say", "hello, both")
             said = {"event": "said", "data": {"name": "Ann", "text": "hello, both"}}
             for dan in (one, other):
-                await dan.finds(said, "two may have the same name: both are in the room", ann)
+                hint = (
+                    "two may have the same name, and come while a send waits: both are in the "
+                    "room, and from the first await on"
+                )
+                await dan.finds(said, hint, ann)
 
 
 async def forgotten(clients: Sequence[weakref.ref[Any]], most: int) -> None:

@@ -11,10 +11,10 @@ from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from workbench import kernel
-from workbench.checks import Wrong, require_coroutine_function
+from workbench.checks import Words, Wrong, require_coroutine_function
 from workbench.relay import Relay
 
 UNASKED = [
@@ -46,6 +46,11 @@ class Replies:
         await self._everybody()
         await client.send(UNASKED[0])
         await asyncio.sleep(0.05)
+        return data
+
+    @subscribe_message("slow")
+    async def slow(self, client: Client, data: Any) -> Any:
+        await asyncio.sleep(1)
         return data
 
     @subscribe_message("stream")
@@ -128,6 +133,12 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
                 hint = "leave the block of the client, which ends the stream"
                 found = f"the right tally, and {gateway.streaming} stream still runs at the server"
                 raise Wrong.comparing(hint, sent, "no stream that still runs", found)
+    async with serving(Tallies()) as url:
+        received = await outcome(function, f"{url}/nowhere", 1)
+        if not isinstance(received, InvalidStatus):
+            hint = "there is no gateway at this path, which is not a lost server: catch less"
+            expected = Words("InvalidStatus is raised")
+            raise Wrong.comparing(hint, Words("a url without a poll"), expected, received)
     for goodbye in (True, False):
         async with serving(Tallies()) as url, Relay(int(url.rpartition(":")[2])) as relay:
             asking = asyncio.ensure_future(outcome(function, relay.url, 100, seconds=2.5))
@@ -172,6 +183,7 @@ async def matching(function: Callable[..., Awaitable[Any]]) -> None:
             [None, "S", 0],
             "a reply may have no data, or come before the frame that says done",
         ),
+        ([("slow", 1)], [1], "a reply may take a second: what ends a question is done, no silence"),
         ([], [], "no questions, no replies"),
     ]
     for questions, expected, hint in conversations:
