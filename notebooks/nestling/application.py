@@ -92,10 +92,9 @@ class Application:
     ) -> None:
         """Let clients in, on `port` and on the gateways' own; 0 is any free port.
 
-        `check_origin` keeps out web pages of other sites, as `origin.is_foreign` tells them; Nest
-        does not. `options` go to `serve`, over those that make it behave as Nest does. Raises
-        ValueError if the port is none, PortError if it cannot be had, RuntimeError if the
-        application listens, and what `after_init` raises. None of them leaves a port open.
+        `check_origin` keeps out pages of other sites, which Nest does not; `options` go to `serve`.
+        Raises ValueError if the port is none, PortError if it cannot be had, RuntimeError if the
+        application listens, and what `after_init` raises; none of them leaves a port open.
         """
         check_port(port)
         if self._listening:

@@ -45,16 +45,6 @@ def polls_every(interval: float, delay: float, keep_alive: bool = True) -> float
     return interval * (1 + floor(round(trip / interval, 6)))
 
 
-def empty_share(rate: float, interval: float) -> float:
-    """The share of short polls that find nothing."""
-    return exp(-rate * interval)
-
-
-def short_poll_requests(rate: float, interval: float) -> float:
-    """Short polls for each event."""
-    return 1 / (rate * interval)
-
-
 def long_poll_latency(rate: float, delay: float) -> float:
     """Mean latency of long polls that give all that is new.
 

@@ -115,11 +115,8 @@ async def room(gateway: type) -> None:
             for other in (ann, bob):
                 hint = "all who are there hear of who comes"
                 await other.hears({"event": "joined", "data": "Carol"}, hint, carol)
-            for name, client, others in (("Bob", bob, (ann, carol)), ("Ann", ann, (bob, carol))):
-                await client.say("say", "hello")
-                said = {"event": "said", "data": {"name": name, "text": "hello"}}
-                for other in others:
-                    await other.hears(said, "what one says, all others hear, with the name", client)
+            await everybody_hears("Bob", bob, (ann, carol))
+            await everybody_hears("Ann", ann, (bob, carol))
             await ann.hears_nothing("who joins or says something does not hear it himself")
             await eve.hears_nothing("who has not joined does not hear the others", bob)
             await eve.say("say", "let me in")
@@ -134,6 +131,13 @@ async def room(gateway: type) -> None:
         await ann.hears_nothing("who never joined does not leave", eve)
         _raise_first(served.errors)
         await at_the_same_time(served, ann, bob)
+
+
+async def everybody_hears(name: str, speaker: Peer, others: Sequence[Peer]) -> None:
+    await speaker.say("say", "hello")
+    said = {"event": "said", "data": {"name": name, "text": "hello"}}
+    for other in others:
+        await other.hears(said, "what one says, all others hear, with the name", speaker)
 
 
 async def at_the_same_time(served: Served, ann: Peer, bob: Peer) -> None:

@@ -118,6 +118,18 @@ class Tallies:
 async def tally(function: Callable[..., Awaitable[Any]]) -> None:
     """05.2: three thresholds, a silent server, and one that goes with and without goodbye."""
     require_coroutine_function(function)
+    await _takes_and_leaves(function)
+    async with serving(Tallies()) as url:
+        received = await outcome(function, f"{url}/nowhere", 1)
+    if not isinstance(received, InvalidStatus):
+        hint = "there is no gateway at this path, which is not a lost server: catch less"
+        expected = Words("InvalidStatus is raised")
+        raise Wrong.comparing(hint, Words("a url without a poll"), expected, received)
+    for goodbye in (True, False):
+        await _outlives_the_server(function, goodbye)
+
+
+async def _takes_and_leaves(function: Callable[..., Awaitable[Any]]) -> None:
     async with serving(gateway := Tallies()) as url:
         for votes, expected in ((1, [1, 0]), (3, [3, 2]), (0, [0, 0])):
             received = await outcome(function, url, votes)
@@ -133,29 +145,25 @@ async def tally(function: Callable[..., Awaitable[Any]]) -> None:
                 hint = "leave the block of the client, which ends the stream"
                 found = f"the right tally, and {gateway.streaming} stream still runs at the server"
                 raise Wrong.comparing(hint, sent, "no stream that still runs", found)
-    async with serving(Tallies()) as url:
-        received = await outcome(function, f"{url}/nowhere", 1)
-        if not isinstance(received, InvalidStatus):
-            hint = "there is no gateway at this path, which is not a lost server: catch less"
-            expected = Words("InvalidStatus is raised")
-            raise Wrong.comparing(hint, Words("a url without a poll"), expected, received)
-    for goodbye in (True, False):
-        async with serving(Tallies()) as url, Relay(int(url.rpartition(":")[2])) as relay:
-            asking = asyncio.ensure_future(outcome(function, relay.url, 100, seconds=2.5))
-            await asyncio.sleep(0.5)
-            sent = "100 votes, which never come"
-            if asking.done() and not isinstance(asking.result(), ConnectionClosed):
-                hint = "it did not wait: a tally may be silent for long, and go on"
-                raise Wrong.comparing(hint, sent, "nothing yet", asking.result())
-            if goodbye:
-                await kernel.stop("the check", grace=0)
-            else:
-                relay.cut()
-            hint = "the server has gone, with or without goodbye: ConnectionClosed is both"
-            if isinstance(received := await asking, dict):
-                hint = "the votes never came: None, and not the last tally"
-            how = "said goodbye" if goodbye else "was cut off"
-            compare(hint, f"{sent}; then the server {how}", None, received)
+
+
+async def _outlives_the_server(function: Callable[..., Awaitable[Any]], goodbye: bool) -> None:
+    async with serving(Tallies()) as url, Relay(int(url.rpartition(":")[2])) as relay:
+        asking = asyncio.ensure_future(outcome(function, relay.url, 100, seconds=2.5))
+        await asyncio.sleep(0.5)
+        sent = "100 votes, which never come"
+        if asking.done() and not isinstance(asking.result(), ConnectionClosed):
+            hint = "it did not wait: a tally may be silent for long, and go on"
+            raise Wrong.comparing(hint, sent, "nothing yet", asking.result())
+        if goodbye:
+            await kernel.stop("the check", grace=0)
+        else:
+            relay.cut()
+        hint = "the server has gone, with or without goodbye: ConnectionClosed is both"
+        if isinstance(received := await asking, dict):
+            hint = "the votes never came: None, and not the last tally"
+        how = "said goodbye" if goodbye else "was cut off"
+        compare(hint, f"{sent}; then the server {how}", None, received)
 
 
 async def matching(function: Callable[..., Awaitable[Any]]) -> None:
