@@ -1,0 +1,370 @@
+"""A connection without a network (RFC 6455): bytes in, events out, and bytes to be sent.
+
+It knows no socket and no clock: whoever has those hands it what was received, and sends
+what it gives. One class does for both sides::
+
+    server = Protocol()
+    [request] = server.receive(data)
+    send(server.accept())
+    for event in server.receive(data):
+        if isinstance(event, Message):
+            send(server.send_text("hello"))
+    send(server.take_answers())
+"""
+
+from __future__ import annotations
+
+from codecs import utf_8_decode
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from nestling import frames, handshake
+from nestling.frames import CloseCode, Decoder, Frame, FrameError, Opcode
+from nestling.handshake import HandshakeError, Headers, Refusal, Request, Response
+
+EXTENSIONS = "Sec-WebSocket-Extensions"
+COMPRESSED = 4  # RSV1 among the three reserved bits (RFC 7692, section 6)
+
+
+class State(Enum):
+    """Where a connection stands, from the first state to the last, and what that means."""
+
+    CONNECTING = "the handshake is under way, and there are no frames yet (section 4)"
+    OPEN = "messages go both ways (section 5)"
+    CLOSING = "our close frame is sent, and the other side's has not come (section 7.1.3)"
+    CLOSED = "nothing more is sent or read, and the TCP connection may end (section 7.1.4)"
+
+
+class StateError(RuntimeError):
+    """What was asked for does not go with the state of the connection."""
+
+
+class Message(NamedTuple):
+    """A message is complete: a text is str, a binary one bytes (section 5.6)."""
+
+    data: str | bytes
+
+
+class Ping(NamedTuple):
+    """The other side asks for a sign of life; the pong is among the answers (section 5.5.2)."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """The answer to a ping, or to none (section 5.5.3)."""
+
+    payload: bytes
+
+
+class Close(NamedTuple):
+    """The end, always the last event: what the other side's close frame says (section 7.1.5).
+
+    The code is 1006 if there was no such frame; then the reason says why, in our words.
+    """
+
+    code: int
+    reason: str = ""
+
+
+Event = Request | Response | Message | Ping | Pong | Close
+
+
+class Opening:
+    """The first part of a `Protocol`: the handshake (section 4).
+
+    state:       a `State`
+    request:     what a client has asked of this server
+    subprotocol: the one that both sides agreed on
+    """
+
+    def __init__(self, is_client: bool, extension: Any) -> None:
+        self.is_client = is_client
+        self.state = State.CONNECTING
+        self.request: Request | None = None
+        self.subprotocol: str | None = None
+        self._extension = extension
+        self._codec: Any = None  # what compresses, if both sides want it
+        self._fields: list[tuple[str, str]] = []  # those that say so
+        self._unread = b""
+        self._answers: list[bytes] = []
+
+    def connect(self, host: str, path: str = "/", **options: Any) -> bytes:
+        """A client's request. Options, and what is raised, are those of `build_request`."""
+        self._expect(State.CONNECTING)
+        self._key = options.setdefault("key", handshake.new_key())
+        self._offered = options.get("subprotocols", ())
+        if self._extension:
+            self._fields = [(EXTENSIONS, self._extension.offer())]
+        options["headers"] = [*self._fields, *options.get("headers", ())]
+        return handshake.build_request(host, path, **options)
+
+    def accept(
+        self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] = ()
+    ) -> bytes:
+        """A server's 101 to the request that `receive` gave, and the connection is open.
+
+        Raises StateError if there is none, and what `handshake.accept` raises.
+        """
+        self._expect(State.CONNECTING)
+        if self.request is None:
+            raise StateError("there is no request to accept")
+        data = handshake.accept(self.request, subprotocol, [*self._fields, *headers])
+        self.state, self.subprotocol = State.OPEN, subprotocol
+        return data
+
+    def refuse(self, refusal: Refusal) -> bytes:
+        """A server's answer to a request that it does not accept, and that is the end."""
+        self._expect(State.CONNECTING)
+        self.state = State.CLOSED
+        return handshake.refuse(refusal)
+
+    def _expect(self, state: State) -> None:
+        if self.state is not state:
+            raise StateError(f"the connection is {self.state.name}: {self.state.value}")
+
+    def _receive_head(self, data: bytes) -> list[Event]:
+        """The request or response, once it is there; a bad one is the end."""
+        self._unread += data
+        try:
+            if self.is_client:
+                return self._read_response()
+            return [] if self.request else self._read_request()
+        except HandshakeError as error:
+            if isinstance(error, Refusal):
+                self._answers.append(handshake.refuse(error))
+            self.state = State.CLOSED
+            return [Close(CloseCode.ABNORMAL_CLOSURE, str(error))]
+
+    def _read_request(self) -> list[Event]:
+        if (parsed := handshake.parse_request(self._unread)) is None:
+            return []
+        request, self._unread = parsed
+        handshake.check_request(request)
+        offers = request.headers.get_all(EXTENSIONS)
+        if self._extension and (agreed := self._extension.accept(offers)):
+            self._codec, self._fields = agreed[0], [(EXTENSIONS, agreed[1])]
+        self.request = request
+        return [request]
+
+    def _read_response(self) -> list[Event]:
+        if (parsed := handshake.parse_response(self._unread)) is None:
+            return []
+        response, self._unread = parsed
+        fields = response.headers
+        if self._extension and (answers := fields.get_all(EXTENSIONS)):
+            self._codec = self._extension.check(answers)
+            fields = Headers(each for each in fields if each[0].lower() != EXTENSIONS.lower())
+        rest = Response(response.status, response.reason, fields)
+        self.subprotocol = handshake.check_response(rest, self._key, self._offered)
+        self.state = State.OPEN
+        return [response]
+
+
+class Sender(Opening):
+    """The second part: what is sent once the connection is open (section 6.1).
+
+    sent: our close frame, None while there is none
+
+    Each `send_...` gives the bytes for the network, and raises StateError in another state.
+    """
+
+    sent: Close | None = None
+
+    def send_text(self, text: str) -> bytes:
+        """A text message. Raises ValueError for half of a surrogate pair, which is no text."""
+        return self._send_message(Opcode.TEXT, text.encode())
+
+    def send_binary(self, data: bytes) -> bytes:
+        """A binary message."""
+        return self._send_message(Opcode.BINARY, data)
+
+    def send_ping(self, payload: bytes = b"") -> bytes:
+        """A ping. Raises ValueError for more than 125 bytes (section 5.5)."""
+        return self._send_control(Opcode.PING, payload)
+
+    def send_pong(self, payload: bytes = b"") -> bytes:
+        """A pong that answers nothing (section 5.5.3), with the same limit."""
+        return self._send_control(Opcode.PONG, payload)
+
+    def send_close(self, code: int | None = 1000, reason: str = "") -> bytes:
+        """A close frame (section 5.5.1), without a code for None; nothing can be sent after it.
+
+        Raises ValueError for a code that may not be sent, or a reason over 123 bytes.
+        """
+        payload = b"" if code is None else frames.close_payload(code, reason)
+        data = self._send_control(Opcode.CLOSE, payload)
+        self.state, self.sent = State.CLOSING, Close(*frames.parse_close(payload))
+        return data
+
+    def _send_message(self, opcode: Opcode, payload: bytes) -> bytes:
+        self._expect(State.OPEN)
+        if self._codec is None:
+            return self._encode(opcode, payload)
+        return self._encode(opcode, self._codec.compress(payload), COMPRESSED)
+
+    def _send_control(self, opcode: Opcode, payload: bytes) -> bytes:
+        self._expect(State.OPEN)
+        if len(payload) > 125:
+            raise ValueError(f"a control frame has at most 125 bytes, not {len(payload)}")
+        return self._encode(opcode, payload)
+
+    def _encode(self, opcode: Opcode, payload: bytes, rsv: int = 0) -> bytes:
+        mask = frames.new_mask() if self.is_client else None
+        return frames.encode(Frame(opcode, payload, True, rsv, mask))
+
+
+class Assembly:
+    """The message that is coming, in one frame or several (section 5.4).
+
+    max_size:      bytes that it may have, decompressed
+    max_fragments: frames that it may have
+    """
+
+    def __init__(self, max_size: int, max_fragments: int) -> None:
+        self.max_size = max_size
+        self.max_fragments = max_fragments
+        self._opcode: Opcode | None = None  # None if none has begun
+        self._is_compressed = False
+        self._pieces: list[Any] = []
+        self._size = 0
+        self._cut = b""  # a character whose end is in the next frame
+
+    def add(self, frame: Frame, codec: Any) -> Message | None:
+        """Take in a frame, and give the message if that is its last.
+
+        codec: what decompresses, None if there is no compression
+
+        Raises FrameError, and then no more can be added.
+        """
+        self._begin_or_continue(frame, codec)
+        piece = frame.payload
+        if self._is_compressed:
+            piece = codec.decompress(piece, frame.fin, self.max_size - self._size)
+        self._size += len(piece)
+        self._pieces.append(piece if self._opcode is Opcode.BINARY else self._text(piece, frame))
+        if self._size > self.max_size or len(self._pieces) > self.max_fragments:
+            limits = f"{self.max_size} bytes or {self.max_fragments} fragments"
+            rule = f"a message of more than {limits} (section 7.4.1)"
+            raise FrameError(rule, CloseCode.MESSAGE_TOO_BIG)
+        if not frame.fin:
+            return None
+        message = Message((b"" if self._opcode is Opcode.BINARY else "").join(self._pieces))
+        self._opcode, self._pieces, self._size = None, [], 0
+        return message
+
+    def _begin_or_continue(self, frame: Frame, codec: Any) -> None:
+        begins = frame.opcode is not Opcode.CONTINUATION
+        if begins and self._opcode is not None:
+            raise FrameError("a message begins inside another (section 5.4)")
+        if not begins and self._opcode is None:
+            raise FrameError("a message goes on that has not begun (section 5.4)")
+        if frame.rsv and not (begins and codec):
+            raise FrameError("RSV1 is set where nothing is compressed (section 5.2)")
+        if begins:
+            self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
+
+    def _text(self, piece: bytes, frame: Frame) -> str:
+        """The characters that end in this piece (section 8.1)."""
+        data = self._cut + piece
+        try:
+            text, used = utf_8_decode(data, "strict", frame.fin)
+        except UnicodeDecodeError:
+            rule = "a text that is not UTF-8 (section 8.1)"
+            raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
+        self._cut = data[used:]
+        return text
+
+
+class Protocol(Sender):
+    """One side of a connection, from the handshake to the end.
+
+    received:      the other side's close frame, None while none has come
+    max_size:      bytes in a message, decompressed, above which the connection ends with 1009
+    max_fragments: frames in a message, with the same end
+    extension:     what compresses, if the other side wants it, too
+    """
+
+    received: Close | None = None
+
+    def __init__(
+        self,
+        *,
+        is_client: bool = False,
+        max_size: int = 2**20,
+        max_fragments: int = 65_537,
+        extension: Any = None,
+    ) -> None:
+        super().__init__(is_client, extension)
+        self._assembly = Assembly(max_size, max_fragments)
+        self._decoder = Decoder(
+            masked=not is_client,
+            # Control frames may have 125 bytes in any case, and compression makes noise longer.
+            max_payload=max(max_size * 2 if extension else max_size, 125),
+            allowed_rsv=COMPRESSED if extension else 0,
+        )
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Take in bytes, in whatever pieces they come, and give what has happened.
+
+        A mistake of the other side is no exception, but the last event; what there is to say
+        to it is among the answers. After that, and after its close frame, nothing is read.
+        """
+        events: list[Event] = []
+        if self.state is State.CONNECTING:
+            events, data = self._receive_head(data), b""
+        if self.state in (State.OPEN, State.CLOSING):
+            if self._unread:
+                data, self._unread = self._unread + data, b""
+            try:
+                self._receive_frames(data, events)
+            except FrameError as error:
+                events.append(self._fail(error))
+        return events
+
+    def receive_eof(self) -> list[Event]:
+        """Take in that nothing more will come (section 7.1.5)."""
+        if self.state is State.CLOSED:
+            return []
+        self.state = State.CLOSED
+        why = "the TCP connection has ended without a close frame"
+        return [Close(CloseCode.ABNORMAL_CLOSURE, why)]
+
+    def take_answers(self) -> bytes:
+        """What has to be sent for what was received: pongs, a close frame, a refusal. Once."""
+        answers = b"".join(self._answers)
+        self._answers.clear()
+        return answers
+
+    def _receive_frames(self, data: bytes, events: list[Event]) -> None:
+        for frame in self._decoder.feed(data):
+            if frame.opcode.is_control:
+                events.append(self._receive_control(frame))
+            elif (message := self._assembly.add(frame, self._codec)) is not None:
+                events.append(message)
+            if self.state is State.CLOSED:
+                break
+
+    def _receive_control(self, frame: Frame) -> Event:
+        if frame.rsv:
+            raise FrameError("RSV1 is set on a control frame (RFC 7692, section 6)")
+        if frame.opcode is Opcode.PONG:
+            return Pong(frame.payload)
+        if frame.opcode is Opcode.PING:
+            self._answers.append(self._encode(Opcode.PONG, frame.payload))
+            return Ping(frame.payload)
+        self.received = Close(*frames.parse_close(frame.payload))
+        if self.state is State.OPEN:
+            self.sent = self.received
+            self._answers.append(self._encode(Opcode.CLOSE, frame.payload))
+        self.state = State.CLOSED
+        return self.received
+
+    def _fail(self, error: FrameError) -> Close:
+        """Say which rule was broken, and end (section 7.1.7)."""
+        if self.state is State.OPEN:
+            self.sent = Close(error.code, str(error).encode()[:123].decode(errors="ignore"))
+            self._answers.append(self._encode(Opcode.CLOSE, frames.close_payload(*self.sent)))
+        self.state = State.CLOSED
+        return Close(CloseCode.ABNORMAL_CLOSURE, str(error))
