@@ -34,7 +34,7 @@ from gateways import (
     serving,
     talk,
 )
-from nestling import transport
+from nestling import server, transport
 from nestling.application import ERRORS, MAX_SIZE, PortError, create
 from nestling.frames import CloseCode, Frame, Opcode, close_payload, encode, new_mask
 from nestling.gateway import WsException, subscribe_message, websocket_gateway
@@ -1039,7 +1039,7 @@ async def test_a_class_is_no_handler_of_the_kernel():
 
 # What `serve=` has to do: the Protocol `Serve`, held against every function that serves
 
-SERVES = {"websockets": transport.serve}
+SERVES = {"websockets": transport.serve, "nestling": server.serve}
 
 
 @pytest.fixture(params=SERVES.values(), ids=SERVES)
