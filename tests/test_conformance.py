@@ -1,0 +1,195 @@
+"""The conformance board, against every server there is: what differs is known, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from fnmatch import fnmatch
+from typing import Any
+
+import nestling.server
+import pytest
+import websockets.asyncio.server
+from conftest import missing
+from nestling.frames import Frame, Opcode
+from workbench import node
+from workbench.conformance import CASES, MAX_SIZE, Case, run
+from workbench.conformance.case import text
+from workbench.conformance.player import Play, difference
+
+HOST = "127.0.0.1"
+AT_ONCE = 40  # connections
+
+NODE = """
+    import { WebSocketServer } from 'ws';
+    const options = { host: '127.0.0.1', port: 0, maxPayload: +process.argv[1] };
+    const server = new WebSocketServer({ ...options, perMessageDeflate: true });
+    server.on('listening', () => console.log(server.address().port));
+    server.on('connection', socket => {
+        socket.on('error', () => {});
+        socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+    });
+    process.stdin.on('end', () => process.exit()).resume();
+"""
+
+
+async def echo(connection: Any) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+@asynccontextmanager
+async def python(serve: Callable[..., Any]) -> AsyncIterator[int]:
+    async with serve(echo, HOST, 0, max_size=MAX_SIZE, compression="deflate") as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@asynccontextmanager
+async def ws() -> AsyncIterator[int]:
+    if why := node.why_not():
+        missing(why)
+    process = await asyncio.create_subprocess_exec(
+        *("node", "--input-type=module", "-e", NODE, str(MAX_SIZE)),
+        cwd=node.FOLDER,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield int(await asyncio.wait_for(process.stdout.readline(), 10))
+    finally:
+        process.kill()
+        await process.wait()
+
+
+SERVERS: dict[str, Callable[[], AbstractAsyncContextManager[int]]] = {
+    "nestling": lambda: python(nestling.server.serve),
+    "websockets": lambda: python(websockets.asyncio.server.serve),
+    "ws": ws,
+}
+
+# Which rows a server fails, as patterns of their names, and why.
+BOTH = {
+    "*, which are too many": "takes a length in any of the three forms",
+    "at once, before the end: *": "looks at a text only once it is whole",
+    "no Host": "does not read Host",
+    "two Hosts": "does not read Host",
+    "two final blocks": "drops what is behind a final block",
+    "compressed: it ends inside a block": "gives what there is, and breaks the next message",
+    "compressed: nothing at all": "gives what there is, and breaks the next message",
+    "compressed: a final block without *": "gives what there is, and breaks the next message",
+}
+DIFFERENCES = {
+    "nestling": {
+        "at once, before the end: eda0": "Python's decoder waits for the third byte of a surrogate",
+        "a fragment that promises too much": "counts a fragment once it is there",
+    },
+    "websockets": {
+        **BOTH,
+        "a message after a final block": "drops what is behind a final block, for ever",
+        "close inside a message": "answers 1002, since the message is not whole",
+        "a target without a slash": "does not read the target",
+        "version *": "refuses with 400, and does not say what it can do",
+    },
+    "ws": {
+        **BOTH,
+        "HTTP/1.0": "does not read HTTP's version",
+        "HTTP/0.9": "does not read HTTP's version",
+        "version 8: *": "speaks the draft that is version 8, too",
+        "version 013: *": "reads versions as JavaScript reads numbers",
+        "version 13.0: *": "reads versions as JavaScript reads numbers",
+        "an offer that no server may accept; *": "refuses with 400, or takes 09 for 9",
+        "offer; unknown, permessage-deflate": "refuses with 400, though the second offer is good",
+    },
+}
+
+
+async def board(port: int) -> dict[str, str]:
+    """What the server on the port does otherwise than the rows want, by their names."""
+    some = asyncio.Semaphore(AT_ONCE)
+
+    async def played(case):
+        async with some:
+            return case.name, await run(case, HOST, port)
+
+    found = await asyncio.gather(*map(played, CASES))
+    return {name: problem for name, problem in found if problem}
+
+
+def test_the_board():
+    assert len(CASES) >= 200
+    assert max(Counter(case.name for case in CASES).values()) == 1
+
+
+@pytest.mark.parametrize("name", SERVERS)
+async def test_what_differs_is_known(name):
+    async with SERVERS[name]() as port:
+        found = await board(port)
+    known = {case.name for case in CASES for like in DIFFERENCES[name] if fnmatch(case.name, like)}
+    assert {k: v for k, v in found.items() if k not in known} == {}
+    assert known - set(found) == set()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"])
+async def test_a_server_that_only_hangs_up(answer):
+    """It passes where a refusal is right, if it hangs up at once, and nowhere else."""
+
+    async def hang_up(reader, writer):
+        await reader.read(1)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, HOST, 0) as server:
+        found = await board(server.sockets[0].getsockname()[1])
+    assert {case.name for case in CASES if case.name not in found} == {
+        case.name for case in CASES if re.fullmatch(case.status, "") and not answer
+    }
+
+
+async def test_a_server_that_says_nothing():
+    """Every row ends by itself, and says so."""
+
+    async def say_nothing(reader, writer):
+        await reader.read()
+        writer.close()
+
+    case = CASES[0]
+    async with await asyncio.start_server(say_nothing, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await run(case, HOST, port, timeout=0.1) == "status none"
+
+
+def play(case: Case, **changed: Any) -> Play:
+    """A row as a right server plays it, except for what is changed."""
+    played = Play(case, None, None)
+    played.status, played.versions, played.ended = "101", ["13"], True
+    played.agreed = bool(case.agreed)
+    played.came, played.code = list(case.expected), (case.codes or [1000])[0]
+    for name, value in changed.items():
+        setattr(played, name, value)
+    return played
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"status": "400"}, {"status": ""}, {"ended": False}, {"code": 1006}, {"code": 1011}),
+        *({"came": []}, {"came": [Frame(Opcode.TEXT, b"?")] * 3}, {"agreed": True}),
+    ],
+    ids=str,
+)
+def test_each_difference_counts(changed):
+    case = Case("5.2", "a text", [text("a")], [text("a")], agreed=False)
+    assert difference(case, play(case)) is None
+    assert difference(case, play(case, **changed))
+    assert difference(replace(case, agreed=True), play(case))
+
+
+def test_a_refusal_that_names_no_version():
+    case = next(case for case in CASES if case.section == "4.4")
+    assert difference(case, play(case, status="426")) is None
+    assert difference(case, play(case, status="426", versions=["8"]))
+    assert difference(case, play(case, status="101"))
