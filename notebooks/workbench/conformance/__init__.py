@@ -19,7 +19,9 @@ from workbench.conformance.player import run
 
 FAMILIES = [
     *(frames.framing, frames.control, frames.reserved, frames.fragmentation, frames.utf8),
-    *(frames.closing, frames.masking, frames.size, openings.handshake, compressed.compression),
+    *(frames.closing, frames.masking, frames.size, openings.handshake),
+    *(compressed.negotiation, compressed.compression, compressed.compressed_fragments),
+    compressed.broken_compression,
 ]
 CASES = [replace(case, family=family.__name__) for family in FAMILIES for case in family()]
 
