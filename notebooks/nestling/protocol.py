@@ -198,6 +198,11 @@ class Sender(Opening):
         self.state, self.sent = State.CLOSING, Close(*frames.parse_close(payload))
         return data
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether what is sent could be sent on another such connection: no mask, no codec."""
+        return not self.is_client and self._codec is None
+
     def _send_message(self, opcode: Opcode, payload: bytes) -> bytes:
         self._expect(State.OPEN)
         if self._codec is None:
@@ -238,38 +243,43 @@ class Assembly:
 
         Raises FrameError, and then no more can be added.
         """
-        self._begin_or_continue(frame, codec)
-        piece = frame.payload
+        payload, fin = frame.payload, frame.fin
+        if frame.opcode is Opcode.CONTINUATION or self._opcode is not None or frame.rsv:
+            self._check(frame, codec)
+        if frame.opcode is not Opcode.CONTINUATION:
+            self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
         if self._is_compressed:
-            piece = codec.decompress(piece, frame.fin, self.max_size - self._size)
-        self._size += len(piece)
-        self._pieces.append(piece if self._opcode is Opcode.BINARY else self._text(piece, frame))
-        if self._size > self.max_size or len(self._pieces) > self.max_fragments:
+            payload = codec.decompress(payload, fin, self.max_size - self._size)
+        self._size += len(payload)
+        if self._size > self.max_size or len(self._pieces) >= self.max_fragments:
             limits = f"{self.max_size} bytes or {self.max_fragments} fragments"
             rule = f"a message of more than {limits} (section 7.4.1)"
             raise FrameError(rule, CloseCode.MESSAGE_TOO_BIG)
-        if not frame.fin:
+        piece: Any = payload if self._opcode is Opcode.BINARY else self._text(payload, fin)
+        if not fin:
+            self._pieces.append(piece)
             return None
-        message = Message((b"" if self._opcode is Opcode.BINARY else "").join(self._pieces))
-        self._opcode, self._pieces, self._size = None, [], 0
-        return message
+        if self._pieces:
+            piece = type(piece)().join([*self._pieces, piece])
+            self._pieces = []
+        self._opcode, self._size = None, 0
+        return Message(piece)
 
-    def _begin_or_continue(self, frame: Frame, codec: Any) -> None:
-        begins = frame.opcode is not Opcode.CONTINUATION
-        if begins and self._opcode is not None:
+    def _check(self, frame: Frame, codec: Any) -> None:
+        """What may come next: a first frame or a continuation, marked as compressed or not."""
+        is_first = frame.opcode is not Opcode.CONTINUATION
+        if is_first and self._opcode is not None:
             raise FrameError("a message begins inside another (section 5.4)")
-        if not begins and self._opcode is None:
+        if not is_first and self._opcode is None:
             raise FrameError("a message goes on that has not begun (section 5.4)")
-        if frame.rsv and not (begins and codec):
+        if frame.rsv and not (is_first and codec):
             raise FrameError("RSV1 is set where nothing is compressed (section 5.2)")
-        if begins:
-            self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
 
-    def _text(self, piece: bytes, frame: Frame) -> str:
-        """The characters that end in this piece (section 8.1)."""
-        data = self._cut + piece
+    def _text(self, payload: bytes, fin: bool) -> str:
+        """The characters that end in this payload (section 8.1)."""
+        data = self._cut + payload if self._cut else payload
         try:
-            text, used = utf_8_decode(data, "strict", frame.fin)
+            text, used = utf_8_decode(data, "strict", fin)
         except UnicodeDecodeError:
             rule = "a text that is not UTF-8 (section 8.1)"
             raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
@@ -339,12 +349,13 @@ class Protocol(Sender):
 
     def _receive_frames(self, data: bytes, events: list[Event]) -> None:
         for frame in self._decoder.feed(data):
-            if frame.opcode.is_control:
+            if frame.opcode < Opcode.CLOSE:
+                if (message := self._assembly.add(frame, self._codec)) is not None:
+                    events.append(message)
+            else:
                 events.append(self._receive_control(frame))
-            elif (message := self._assembly.add(frame, self._codec)) is not None:
-                events.append(message)
-            if self.state is State.CLOSED:
-                break
+                if self.state is State.CLOSED:
+                    break
 
     def _receive_control(self, frame: Frame) -> Event:
         if frame.rsv:

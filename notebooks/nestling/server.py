@@ -17,6 +17,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
@@ -35,38 +36,38 @@ OBJECT = 100
 
 COLLECTED = 2**16  # bytes, at most, that are collected to be sent in one piece
 BACKLOG = 2048  # clients that may connect at once
-
+PORTS = {"ws": 80, "wss": 443}
+EXTENSIONS: dict[str | None, Any] = {None: None, "deflate": deflate}
 GOODBYES = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RECEIVED}
 
-log = logging.getLogger(__name__)
 Opened = TypeVar("Opened", bound="Connection | Server")
+
+log = logging.getLogger(__name__)
 
 
 class Wire(asyncio.BufferedProtocol):
     """A `Protocol` on a TCP connection: the half of a connection that the event loop calls.
 
-    buffer:        where received bytes lie for a moment; connections of one loop can share it
+    buffer:        where received bytes lie for a moment; connections of one loop share it
     close_timeout: seconds to end what has begun to close, before the TCP connection is cut
-    lost:          done when the TCP connection has ended
     """
 
     transport: asyncio.Transport
 
     def __init__(self, protocol: Protocol, buffer: memoryview, close_timeout: float) -> None:
-        loop = asyncio.get_running_loop()
         self.protocol = protocol
-        self.lost = loop.create_future()
-        self._loop = loop
         self._buffer = buffer
         self._close_timeout = close_timeout
-        self._end = Close(CloseCode.ABNORMAL_CLOSURE)
+        self._loop = asyncio.get_running_loop()
+        self._first: Event | None = None  # a request, a response, or that there is none
         self._messages: deque[str | bytes] = deque()
         self._waiting = 0  # bytes in them
-        self._reader: asyncio.Future[None] | None = None  # done when something has come
+        self._news: asyncio.Future[None] | None = None  # done when anything has come
         self._collected = bytearray()
         self._is_burst = self._is_paused = self._is_leaving = False
         self._writable = asyncio.Event()
-        self._deadline: asyncio.TimerHandle | None = None
+        self._lost = self._loop.create_future()
+        self._cut: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -83,9 +84,10 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._take(self.protocol.receive_eof())
-        self._limit(None)
+        if self._cut is not None:
+            self._cut.cancel()
         self._writable.set()
-        self.lost.set_result(None)
+        self._lost.set_result(None)
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -102,36 +104,27 @@ class Wire(asyncio.BufferedProtocol):
                 if not self._is_leaving:
                     self._messages.append(event.data)
                     self._waiting += len(event.data) + OBJECT
-            elif isinstance(event, Close):
-                self._end = event
-            elif not isinstance(event, Ping | Pong):
-                self._open(event)
+            elif self._first is None and not isinstance(event, Ping | Pong):
+                self._first = event
         if answers := self.protocol.take_answers():
-            self._write(answers)
-        if events and events[-1] is self._end:
-            self._finish()
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+            self.write(answers)
+        if self.protocol.state is State.CLOSED:
+            self._end()
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
         self._balance()
 
-    def _open(self, head: Any) -> None:
-        """The other side's part of the handshake has come."""
-
-    def _finish(self) -> None:
+    def _end(self) -> None:
         """All is said: the server ends the TCP connection, then the client (section 7.1.1)."""
         self._flush()
-        self._limit(self._close_timeout)
+        self._limit()
         if not self.protocol.is_client:
             transport = self.transport
             (transport.write_eof if transport.can_write_eof() else transport.close)()
 
-    def _limit(self, seconds: float | None) -> None:
-        """Say how long the TCP connection may still last; None is for any time."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if seconds is not None:
-            self._deadline = self._loop.call_later(seconds, self.transport.abort)
+    def _limit(self) -> None:
+        """The TCP connection is to end in time."""
+        self._cut = self._cut or self._loop.call_later(self._close_timeout, self.transport.abort)
 
     def _balance(self) -> None:
         """Read on if what came is taken, and what was sent is read."""
@@ -139,7 +132,7 @@ class Wire(asyncio.BufferedProtocol):
         self._is_paused = is_behind or self.transport.get_write_buffer_size() > UNREAD
         (self.transport.pause_reading if self._is_paused else self.transport.resume_reading)()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send, in one piece with what else answers messages that came in one."""
         if self._is_burst and len(self._collected) + len(data) <= COLLECTED:
             if not self._collected:
@@ -156,7 +149,7 @@ class Wire(asyncio.BufferedProtocol):
 
 
 class Connection(Wire):
-    """A connection, as who sends and receives on it has it; `async with` closes it.
+    """A connection, for whoever sends and receives; `async with` and `async for` do, too.
 
     protocol: has its `subprotocol`, and the closes that were `sent` and `received`
 
@@ -186,20 +179,19 @@ class Connection(Wire):
     async def send(self, message: str | bytes) -> None:
         """Send a text or a binary message, then wait while the other side does not read."""
         try:
-            self.write(message)
+            self.write(self.encode(message))
         except StateError:
             raise self._closed() from None
         if not self._writable.is_set():
             await self._writable.wait()
-            if self.lost.done():
+            if self._lost.done():
                 raise self._closed()
 
-    def write(self, message: str | bytes) -> None:
-        """Send without waiting. Raises StateError if the connection is not open."""
+    def encode(self, message: str | bytes) -> bytes:
+        """The frame that carries the message. Raises StateError if the connection is not open."""
         if isinstance(message, str):
-            self._write(self.protocol.send_text(message))
-        else:
-            self._write(self.protocol.send_binary(message))
+            return self.protocol.send_text(message)
+        return self.protocol.send_binary(message)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and wait for the end; messages that still come are dropped.
@@ -210,40 +202,50 @@ class Connection(Wire):
         await self.wait_closed()
 
     def leave(self, code: int = 1000, reason: str = "") -> None:
-        """Begin to close, without waiting."""
+        """Say goodbye, without waiting; before the handshake is done, that is `abort`."""
         if self.protocol.state is State.OPEN:
-            self._write(self.protocol.send_close(code, reason))
+            self.write(self.protocol.send_close(code, reason))
             self._is_leaving = True
-            self._limit(self._close_timeout)
+            self._limit()
             self._balance()
         elif self.protocol.state is State.CONNECTING:
             self.abort()
 
     def abort(self) -> None:
-        """Cut the TCP connection at once; the other side is not told why."""
+        """Cut the TCP connection; the other side is not told why."""
         self.transport.abort()
 
     async def wait_closed(self) -> None:
         """Wait until the TCP connection has ended."""
-        await asyncio.shield(self.lost)
+        await asyncio.shield(self._lost)
 
-    async def open(self, request: bytes) -> None:
-        """Send a client's request, and wait for a good answer. Raises HandshakeError."""
-        self.transport.write(request)
-        while self.protocol.state is State.CONNECTING:
+    async def open(self, request: bytes) -> Connection:
+        """Ask a server to be let in."""
+        try:
+            self.transport.write(request)
+            await self.head()
+        except BaseException:
+            self.abort()
+            raise
+        return self
+
+    async def head(self) -> Any:
+        """The other side's request or response. Raises HandshakeError if there is no good one."""
+        while self._first is None:
             await self._wait()
-        if self.protocol.state is State.CLOSED and self.protocol.received is None:
-            raise HandshakeError(self._end.reason)
+        if isinstance(self._first, Close):
+            raise HandshakeError(self._first.reason)
+        return self._first
 
     async def _wait(self) -> None:
         """Wait until anything comes, be it the end."""
-        if self._reader is not None:
+        if self._news is not None:
             raise RuntimeError("another task waits for the next message")
-        self._reader = self._loop.create_future()
+        self._news = self._loop.create_future()
         try:
-            await self._reader
+            await self._news
         finally:
-            self._reader = None
+            self._news = None
 
     def _closed(self) -> ConnectionClosed:
         received: Any = self.protocol.received
@@ -255,7 +257,6 @@ class Connection(Wire):
         return kind(received, sent, sent is received)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
-        """The messages, until the connection is closed with one of GOODBYES on both sides."""
         try:
             while True:
                 yield await self.recv()
@@ -293,16 +294,17 @@ class Request:
 
 
 class ServerConnection(Connection):
-    """A connection to a client.
-
-    request: what the client has asked for
-    """
+    """A connection to a client, whose `request` is there once it has come."""
 
     request: Request
 
-    def __init__(self, server: Server, protocol: Protocol, buffer: memoryview) -> None:
-        super().__init__(protocol, buffer, server.close_timeout)
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.make(), server.buffer, server.close_timeout)
         self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._server.begin(self)
 
     def respond(self, status: int, text: str) -> Refusal:
         """What `process_request` returns to refuse; its `headers` can be added to."""
@@ -310,106 +312,65 @@ class ServerConnection(Connection):
         refusal.headers = Fields()
         return refusal
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._limit(self._server.open_timeout)
-        self._server.connections.add(self)
-        if self._server.is_closing:
-            self.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._server.connections.discard(self)
-
-    def _open(self, head: Any) -> None:
-        """Let the client in, or not, as the server's program wants it."""
-        self.request = Request(head.path, Fields(head.headers))
-        try:
-            answer = self._server.answer(self)
-        except Exception:
-            log.exception("opening handshake failed")
-            answer = self.protocol.refuse(Refusal(500, "the server has failed"))
-        self._write(answer)
-        if self.protocol.state is State.OPEN:
-            self._limit(None)
-            self._server.run(self)
-            self._take(self.protocol.receive(b""))
-        else:
-            self._finish()
+    def answer(self, data: bytes) -> None:
+        """Send the answer to the request, and read what has come meanwhile."""
+        self.write(data)
+        self._take(self.protocol.receive(b""))
 
 
 @dataclass(eq=False)
 class Server:
-    """A server that listens; `serve` makes one, and `async with` closes it.
-
-    The fields are the options of `serve`.
-    """
+    """A server that listens; `async with` closes it. Its fields are parameters of `serve`."""
 
     handler: Callable[[Any], Awaitable[None]]
+    make: Callable[[], Protocol]
     process_request: Callable[[Any, Any], Any] | None
     select_subprotocol: Callable[[Any, Any], Any] | None
-    server_header: str | None
+    headers: list[tuple[str, str]]
     open_timeout: float
     close_timeout: float
 
     def __post_init__(self) -> None:
-        self.connections: set[ServerConnection] = set()
-        self.is_closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.buffer = memoryview(bytearray(PIECE))
+        self._running: dict[asyncio.Task[None], ServerConnection] = {}
+        self._listener: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int, options: dict[str, Any]) -> Server:
         """Let clients in."""
-        _, others = new_protocol(**options)
-        buffer = memoryview(bytearray(PIECE))
-        self._listener = await asyncio.get_running_loop().create_server(
-            lambda: ServerConnection(self, new_protocol(**options)[0], buffer),
-            host,
-            port,
-            **{"backlog": BACKLOG} | others,
-        )
+        create = asyncio.get_running_loop().create_server
+        options = {"backlog": BACKLOG} | options
+        self._listener = await create(partial(ServerConnection, self), host, port, **options)
         return self
 
     @property
     def sockets(self) -> tuple[Any, ...]:
         """Those that listen."""
-        return self._listener.sockets
+        return self._listener.sockets if self._listener else ()
 
     def close(self, close_connections: bool = True) -> None:
-        """Let no more clients in, and close the connections to those that are there with 1001."""
-        self.is_closing = True
-        self._listener.close()
-        for connection in self.connections:
+        """Let no more clients in, and say goodbye to those that are there, with code 1001."""
+        if self._listener:
+            self._listener.close()
+        for connection in self._running.values():
             if close_connections or connection.protocol.state is State.CONNECTING:
                 connection.leave(CloseCode.GOING_AWAY)
 
     async def wait_closed(self) -> None:
         """Wait until all clients have gone and all handlers have returned."""
-        while waiting := self._tasks | {each.lost for each in self.connections}:
-            await asyncio.wait(waiting)
+        while self._running:
+            await asyncio.wait(self._running)
 
-    def answer(self, connection: ServerConnection) -> bytes:
-        """What to send to a client that asks to be let in."""
-        headers = [("Server", self.server_header)] if self.server_header else []
-        request = connection.request
-        if self.process_request and (refusal := self.process_request(connection, request)):
-            refusal.headers += headers
-            return connection.protocol.refuse(refusal)
-        chosen = None
-        if self.select_subprotocol:
-            offered = request.headers.tokens("Sec-WebSocket-Protocol")
-            chosen = self.select_subprotocol(connection, offered)
-        return connection.protocol.accept(chosen, headers)
+    def begin(self, connection: ServerConnection) -> None:
+        """Serve a client, in a task of its own."""
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
+        self._running[task] = connection
+        task.add_done_callback(self._running.pop)
 
-    def run(self, connection: ServerConnection) -> None:
-        """Begin the handler of a connection, in a task of its own."""
-        task = asyncio.get_running_loop().create_task(self._handle(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _handle(self, connection: ServerConnection) -> None:
+    async def _serve(self, connection: ServerConnection) -> None:
         code = CloseCode.INTERNAL_ERROR
         try:
-            await self.handler(connection)
+            if await self._admit(connection):
+                await self.handler(connection)
             code = CloseCode.NORMAL_CLOSURE
         except ConnectionClosed:
             pass  # the client has gone, and with it the handler
@@ -417,6 +378,29 @@ class Server:
             log.exception("connection handler failed")
         finally:
             await connection.close(code)
+
+    async def _admit(self, connection: ServerConnection) -> bool:
+        """Answer the request, as the server's program wants it: is the client let in?"""
+        protocol = connection.protocol
+        try:
+            async with asyncio.timeout(self.open_timeout):
+                head = await connection.head()
+        except (HandshakeError, TimeoutError):
+            return False
+        request = connection.request = Request(head.path, Fields(head.headers))
+        try:
+            if self.process_request and (no := self.process_request(connection, request)):
+                no.headers += self.headers
+                answer = protocol.refuse(no)
+            else:
+                offered = head.headers.tokens("Sec-WebSocket-Protocol")
+                select = self.select_subprotocol or (lambda *_: None)
+                answer = protocol.accept(select(connection, offered), self.headers)
+        except Exception:
+            log.exception("opening handshake failed")
+            answer = protocol.refuse(Refusal(500, "the server has failed"))
+        connection.answer(answer)
+        return protocol.state is State.OPEN
 
     async def __aenter__(self) -> Server:
         return self
@@ -448,6 +432,9 @@ def serve(
     host: str,
     port: int,
     *,
+    max_size: int = 2**20,
+    max_fragments: int = 65_537,
+    compression: str | None = None,
     process_request: Callable[[Any, Any], Any] | None = None,
     select_subprotocol: Callable[[Any, Any], Any] | None = None,
     server_header: str | None = None,
@@ -458,22 +445,23 @@ def serve(
 ) -> Opening[Server]:
     """Listen, and call `handler` with each connection, as `transport.Serve` says.
 
-    Options are those of `new_protocol` and `loop.create_server`, which raises OSError for a
-    port that cannot be had. Nobody is pinged.
+    Other options are those of `loop.create_server`. Raises OSError for a port that cannot be
+    had, and KeyError for a compression that is not in EXTENSIONS. Nobody is pinged.
     """
-    server = Server(
-        handler, process_request, select_subprotocol, server_header, open_timeout, close_timeout
-    )
+    limits: dict[str, Any] = {"max_size": max_size, "max_fragments": max_fragments}
+    make = partial(Protocol, extension=EXTENSIONS[compression], **limits)
+    headers = [("Server", server_header)] if server_header else []
+    timeouts = open_timeout, close_timeout
+    server = Server(handler, make, process_request, select_subprotocol, headers, *timeouts)
     return Opening(server.listen(host, port, options))
 
 
 def connect(url: str, **options: Any) -> Opening[Connection]:
     """Connect to a server, such as ws://127.0.0.1:3000/poll.
 
-    Options are `open_timeout` and `close_timeout` in seconds, `subprotocols`,
-    `additional_headers`, and those of `new_protocol` and `loop.create_connection`. Raises
-    ValueError for what is no such URL, OSError, TimeoutError, and HandshakeError if the
-    server does not let us in.
+    Options are `subprotocols`, `additional_headers`, the limits, timeouts and compression of
+    `serve`, and those of `loop.create_connection`. Raises ValueError for what is no such URL,
+    OSError, TimeoutError, and HandshakeError if the server does not let us in.
     """
     return Opening(_connect(url, **options))
 
@@ -481,59 +469,50 @@ def connect(url: str, **options: Any) -> Opening[Connection]:
 async def _connect(
     url: str,
     *,
-    open_timeout: float = 10,
-    close_timeout: float = 10,
     subprotocols: Iterable[str] = (),
     additional_headers: Any = (),
+    open_timeout: float = 10,
+    close_timeout: float = 10,
+    compression: str | None = None,
+    max_size: int = 2**20,
+    max_fragments: int = 65_537,
     **options: Any,
 ) -> Connection:
     parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    if parts.scheme not in PORTS or not parts.hostname:
         raise ValueError(f"not the URL of a WebSocket: {url!r}")
-    protocol, others = new_protocol(is_client=True, **options)
+    limits: dict[str, Any] = {"max_size": max_size, "max_fragments": max_fragments}
+    protocol = Protocol(is_client=True, extension=EXTENSIONS[compression], **limits)
+    fields: dict[str, Any] = {
+        "subprotocols": list(subprotocols),
+        "headers": dict(additional_headers).items(),
+    }
+    path = f"{parts.path or '/'}{'?' * bool(parts.query)}{parts.query}"
+    request = protocol.connect(parts.netloc, path, **fields)
     connection = Connection(protocol, memoryview(bytearray(PIECE)), close_timeout)
+    to = parts.hostname, parts.port or PORTS[parts.scheme]
     if parts.scheme == "wss":
-        others.setdefault("ssl", True)
-    port = parts.port or (443 if parts.scheme == "wss" else 80)
-    path = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
-    headers = dict(additional_headers).items()
-    request = protocol.connect(parts.netloc, path, subprotocols=list(subprotocols), headers=headers)
+        options.setdefault("ssl", True)
     async with asyncio.timeout(open_timeout):
-        create = asyncio.get_running_loop().create_connection
-        transport, _ = await create(lambda: connection, parts.hostname, port, **others)
-        try:
-            await connection.open(request)
-        except BaseException:
-            transport.abort()
-            raise
-    return connection
-
-
-def new_protocol(
-    *,
-    is_client: bool = False,
-    max_size: int = 2**20,
-    max_fragments: int = 65_537,
-    compression: str | None = None,
-    **others: Any,
-) -> tuple[Protocol, dict[str, Any]]:
-    """A `Protocol` with these limits, and the options that are not for it.
-
-    compression: None, or "deflate" to compress with whoever can
-    """
-    if compression not in (None, "deflate"):
-        raise ValueError(f'compression is None or "deflate", not {compression!r}')
-    extension = deflate if compression else None
-    protocol = Protocol(
-        is_client=is_client, max_size=max_size, max_fragments=max_fragments, extension=extension
-    )
-    return protocol, others
+        await asyncio.get_running_loop().create_connection(lambda: connection, *to, **options)
+        return await connection.open(request)
 
 
 def broadcast(connections: Iterable[Connection], message: str | bytes) -> list[Connection]:
     """Send a message to many clients, encoded once, without waiting for any.
 
-    Who is not open is left out. Who leaves more than UNREAD bytes unread is so, too, and
-    returned.
+    Those that are not open are left out. So are those that leave more than UNREAD bytes
+    unread: they are returned.
     """
-    return []
+    behind, encoded = [], b""
+    for connection in connections:
+        if connection.protocol.state is not State.OPEN:
+            continue
+        if connection.transport.get_write_buffer_size() > UNREAD:
+            behind.append(connection)
+        elif connection.protocol.is_plain:
+            encoded = encoded or connection.encode(message)
+            connection.write(encoded)
+        else:
+            connection.write(connection.encode(message))
+    return behind
