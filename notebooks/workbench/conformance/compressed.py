@@ -106,6 +106,7 @@ def broken_compression() -> Iterator[Case]:
     for name, payload in [
         ("no DEFLATE", b"\xff" * 9),
         ("it ends inside a block", HELLO[:4]),
+        ("it ends inside a stored block", b"\0\x14\0\xeb\xffHello"),
         ("nothing at all", b""),
         ("a final block without the byte behind it", squeeze(b"Hello", zlib.Z_FINISH)),
         ("it points before the first message", BACK),

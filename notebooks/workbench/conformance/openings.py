@@ -60,6 +60,7 @@ TURNED_AWAY = {
     "a line without a colon": ask("X-Other"),
     "NUL in a value": ask("X-Other: \x00"),
     "CR in a value": ask("X-Other: a\rb"),
+    "LF in a value": ask("X-Other: a\nb"),
     "lines that end in LF alone": ask(end="\n"),
     "a head without end": ask("X-Other: " + "*" * 300_000),
     "bytes that are no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n" * 2,

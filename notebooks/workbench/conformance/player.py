@@ -120,9 +120,9 @@ def offered(offer: str) -> deflate.Parameters:
 def difference(play: Play) -> str | None:
     """What the server did, if it is not what the row wants."""
     case, response = play.case, play.response
-    status = str(response.status) if response else ""
+    status = str(response.status) if response else "" if play.ended else "silence"
     if not re.fullmatch(case.status, status):
-        return f"status {status or 'none'}"
+        return f"status {status}" if response else status or "end of TCP"
     if case.section == "4.4" and "13" not in response.headers.tokens("Sec-WebSocket-Version"):
         return f"status {status}, and no word of version 13"
     if case.status != "101":
