@@ -256,14 +256,24 @@ def test_fragments(side):
 @BOTH
 def test_a_character_may_be_in_two_fragments(side):
     connection = opened(side)
-    for data in ("\u00e9", "\u20ac", "\U0001f600"):
+    for data in ("\u00e9", "\u20ac", "\ud7ff", "\ue000", "\U0001f600"):
         for cut in range(1, len(data.encode())):
             first, rest = data.encode()[:cut], data.encode()[cut:]
             assert connection.receive(wire(side, 1, first, fin=False)) == []
             assert connection.receive(wire(side, 0, rest)) == [Message(data)]
 
 
-WRONG_TEXT = [b"\xff", b"a\x80", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90", b"\xe0\x80", b"\xf8"]
+WRONG_TEXT = [
+    b"\xff",
+    b"a\x80",
+    b"\xc0\xaf",
+    b"\xed\xa0\x80",
+    b"\xf4\x90",
+    b"\xe0\x80",
+    b"\xf8",
+    b"\xed\xa0",
+    b"\xed\xbf",
+]
 
 
 @BOTH

@@ -21,13 +21,14 @@ import websockets.asyncio.server
 from aiohttp import web
 from conftest import missing, until
 from gateways import HOST, TIMEOUT, Echo, raw, request, serving, talk
-from nestling import server
 from nestling.client import GatewayClient
+from nestling.connection import COLLECTED, WAITING, Connection
 from nestling.frames import Frame, Opcode, close_payload, encode, new_mask
 from nestling.handshake import HandshakeError
 from nestling.protocol import Close, State
-from nestling.server import COLLECTED, WAITING, Server, broadcast, connect, serve
-from nestling.transport import UNREAD
+from nestling.server import Server, broadcast, connect, serve
+from nestling.transport import UNREAD, Serve
+from test_application import AS_NEST
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from workbench.node import FOLDER
 
@@ -332,6 +333,31 @@ async def test_a_server_that_does_not_answer():
     await done.wait()
 
 
+async def test_a_client_that_asks_and_goes(caplog):
+    async with listening() as (listener, url):
+        for end in ("write_eof", "close"):
+            async with raw(listener.sockets[0].getsockname()[1]) as client:
+                client.writer.write(request())
+                getattr(client.writer, end)()
+                await client.writer.drain() if end == "write_eof" else None
+                with contextlib.suppress(ConnectionResetError):
+                    await client._reader.read()
+        async with connect(url) as good:
+            await good.send("x")
+            assert await good.recv() == "x"
+        await until(lambda: len(listener._running) == 0)
+    assert caplog.text == ""
+
+
+async def test_serve_takes_what_the_contract_names():
+    contract: Serve = serve
+    async with await contract(echo, HOST, 0, **AS_NEST) as listener:
+        assert listener.sockets
+    assert not listener.sockets
+    with pytest.raises(ValueError, match="ping"):
+        serve(echo, HOST, 0, ping_interval=20)
+
+
 async def test_a_mistake_in_the_program_is_a_500(caplog):
     def process_request(connection, request):
         raise ZeroDivisionError
@@ -439,10 +465,8 @@ async def test_a_broadcast_is_encoded_once_and_waits_for_nobody(monkeypatch):
         await connection.wait_closed()
 
     encoded = []
-    encode = server.Connection.encode
-    monkeypatch.setattr(
-        server.Connection, "encode", lambda self, m: encoded.append(m) or encode(self, m)
-    )
+    encode = Connection.encode
+    monkeypatch.setattr(Connection, "encode", lambda self, m: encoded.append(m) or encode(self, m))
     async with listening(handler) as (listener, url):
         clients = [await connect(url) for _ in range(20)]
         async with raw(listener.sockets[0].getsockname()[1]) as deaf, connect(url) as gone:

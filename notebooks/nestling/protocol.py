@@ -67,6 +67,9 @@ class Close(NamedTuple):
     code: int
     reason: str = ""
 
+    def __str__(self) -> str:
+        return f"{int(self.code)} {self.reason}".rstrip()
+
 
 Event = Request | Response | Message | Ping | Pong | Close
 
@@ -280,10 +283,12 @@ class Assembly:
         data = self._cut + payload if self._cut else payload
         try:
             text, used = utf_8_decode(data, "strict", fin)
+            self._cut = data[used:]
+            if b"\xed\xa0" <= self._cut < b"\xee":  # half a surrogate pair, which Python lets wait
+                self._cut.decode()
         except UnicodeDecodeError:
             rule = "a text that is not UTF-8 (section 8.1)"
             raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
-        self._cut = data[used:]
         return text
 
 
