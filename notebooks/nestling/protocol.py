@@ -177,19 +177,19 @@ class Sender(Opening):
 
     def send_text(self, text: str) -> bytes:
         """A text message. Raises ValueError for half of a surrogate pair, which is no text."""
-        return self._send_message(Opcode.TEXT, text.encode())
+        return self._send(Opcode.TEXT, text.encode())
 
     def send_binary(self, data: bytes) -> bytes:
         """A binary message."""
-        return self._send_message(Opcode.BINARY, data)
+        return self._send(Opcode.BINARY, data)
 
     def send_ping(self, payload: bytes = b"") -> bytes:
         """A ping. Raises ValueError for more than 125 bytes (section 5.5)."""
-        return self._send_control(Opcode.PING, payload)
+        return self._send(Opcode.PING, payload)
 
     def send_pong(self, payload: bytes = b"") -> bytes:
         """A pong that answers nothing (section 5.5.3), with the same limit."""
-        return self._send_control(Opcode.PONG, payload)
+        return self._send(Opcode.PONG, payload)
 
     def send_close(self, code: int | None = 1000, reason: str = "") -> bytes:
         """A close frame (section 5.5.1), without a code for None; nothing can be sent after it.
@@ -197,7 +197,7 @@ class Sender(Opening):
         Raises ValueError for a code that may not be sent, or a reason over 123 bytes.
         """
         payload = b"" if code is None else frames.close_payload(code, reason)
-        data = self._send_control(Opcode.CLOSE, payload)
+        data = self._send(Opcode.CLOSE, payload)
         self.state, self.sent = State.CLOSING, Close(*frames.parse_close(payload))
         return data
 
@@ -206,16 +206,13 @@ class Sender(Opening):
         """Whether what is sent could be sent on another such connection: no mask, no codec."""
         return not self.is_client and self._codec is None
 
-    def _send_message(self, opcode: Opcode, payload: bytes) -> bytes:
+    def _send(self, opcode: Opcode, payload: bytes) -> bytes:
         self._expect(State.OPEN)
-        if self._codec is None:
-            return self._encode(opcode, payload)
-        return self._encode(opcode, self._codec.compress(payload), COMPRESSED)
-
-    def _send_control(self, opcode: Opcode, payload: bytes) -> bytes:
-        self._expect(State.OPEN)
-        if len(payload) > 125:
-            raise ValueError(f"a control frame has at most 125 bytes, not {len(payload)}")
+        if opcode >= Opcode.CLOSE:
+            if len(payload) > 125:
+                raise ValueError(f"a control frame has at most 125 bytes, not {len(payload)}")
+        elif self._codec is not None:
+            return self._encode(opcode, self._codec.compress(payload), COMPRESSED)
         return self._encode(opcode, payload)
 
     def _encode(self, opcode: Opcode, payload: bytes, rsv: int = 0) -> bytes:
