@@ -31,6 +31,7 @@ class Wire(asyncio.BufferedProtocol):
 
     buffer:        where received bytes lie for a moment; the connections of a loop may share it
     close_timeout: seconds to end what has begun to close, before the TCP connection is cut
+    is_silent:     whoever sets it sees whether anything has come since
     """
 
     transport: asyncio.Transport
@@ -45,7 +46,7 @@ class Wire(asyncio.BufferedProtocol):
         self._waiting = 0  # bytes in them
         self._news: asyncio.Future[None] | None = None  # done when anything has come
         self._collected = bytearray()
-        self._is_burst = self._is_paused = self._is_leaving = False
+        self.is_silent = self._is_burst = self._is_paused = self._is_leaving = False
         self._writable = asyncio.Event()
         self._lost = self._loop.create_future()
         self._cut: asyncio.TimerHandle | None = None
@@ -58,6 +59,7 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.is_silent = False
         self._take(self.protocol.receive(bytes(self._buffer[:nbytes])))
 
     def eof_received(self) -> None:
@@ -78,10 +80,7 @@ class Wire(asyncio.BufferedProtocol):
         self._balance()
 
     def _take(self, events: list[Event]) -> None:
-        """See to what has happened, and say what there is to say to it.
-
-        The server ends the TCP connection first, then the client (section 7.1.1).
-        """
+        """See to what has happened, and say what there is to say to it."""
         self._is_burst = len(events) > 1
         for event in events:
             if isinstance(event, Message):
@@ -95,7 +94,7 @@ class Wire(asyncio.BufferedProtocol):
         if self.protocol.state is State.CLOSED:
             self._flush()
             self._limit()
-            if not self.protocol.is_client:
+            if not self.protocol.is_client:  # which waits for the server's end (section 7.1.1)
                 can = self.transport.can_write_eof()
                 (self.transport.write_eof if can else self.transport.close)()
         if self._news is not None and not self._news.done():

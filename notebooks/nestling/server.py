@@ -96,6 +96,8 @@ class Server:
     select_subprotocol: Callable[[Any, Any], Any] | None
     make: Callable[[], Protocol]
     headers: list[tuple[str, str]]
+    log: logging.Logger
+    ping_interval: float | None
     open_timeout: float
     close_timeout: float
 
@@ -141,12 +143,14 @@ class Server:
         code = CloseCode.INTERNAL_ERROR
         try:
             if await self._admit(connection):
+                if self.ping_interval:
+                    _keep_alive(connection, self.ping_interval)
                 await self.handler(connection)
             code = CloseCode.NORMAL_CLOSURE
         except ConnectionClosed:
             pass  # the client has gone, and with it the handler
         except Exception:
-            log.exception("connection handler failed")
+            self.log.exception("connection handler failed")
         finally:
             await connection.close(code)
 
@@ -163,7 +167,7 @@ class Server:
         except StateError:  # it has gone in the meantime
             return False
         except Exception:
-            log.exception("opening handshake failed")
+            self.log.exception("opening handshake failed")
             answer = connection.protocol.refuse(Refusal(500, "the server has failed"))
         connection.answer(answer)
         return connection.protocol.state is State.OPEN
@@ -182,6 +186,16 @@ class Server:
     async def __aexit__(self, *error: object) -> None:
         self.close()
         await self.wait_closed()
+
+
+def _keep_alive(connection: Connection, interval: float) -> None:
+    """Ping every `interval` seconds, and cut a client from which nothing came meanwhile."""
+    if connection.is_silent and connection.transport.is_reading():
+        connection.abort()
+    elif connection.protocol.state is State.OPEN:
+        connection.is_silent = True
+        connection.write(connection.protocol.send_ping())
+        asyncio.get_running_loop().call_later(interval, _keep_alive, connection, interval)
 
 
 class Opening(Generic[Opened]):
@@ -213,6 +227,7 @@ def serve(
     select_subprotocol: Callable[[Any, Any], Any] | None = None,
     server_header: str | None = None,
     ping_interval: float | None = None,
+    logger: logging.Logger = log,
     open_timeout: float = 10,
     close_timeout: float = 10,
     **options: Any,
@@ -220,15 +235,14 @@ def serve(
     """Listen, and call `handler` with each connection, as `transport.Serve` says.
 
     Other options are those of `loop.create_server`. Raises OSError for a port that cannot be
-    had, KeyError for a compression not in EXTENSIONS, ValueError for pings: it sends none.
+    had, and KeyError for a compression that is not in EXTENSIONS.
     """
-    if ping_interval is not None:
-        raise ValueError("this server does not ping: ping_interval is None")
     limits: dict[str, Any] = {"max_size": max_size, "max_fragments": max_fragments}
     make = partial(Protocol, extension=EXTENSIONS[compression], **limits)
     headers = [("Server", server_header)] if server_header else []
     programs = handler, process_request, select_subprotocol
-    server = Server(*programs, make, headers, open_timeout, close_timeout)
+    times = ping_interval, open_timeout, close_timeout
+    server = Server(*programs, make, headers, logger, *times)
     return Opening(server.listen(host, port, options))
 
 
