@@ -192,6 +192,13 @@ def test_what_a_server_accepts_is_up_to_handshake():
         server.accept()
 
 
+def test_an_answer_to_nothing():
+    [end] = Protocol(is_client=True).receive(
+        accept(parse_request(Protocol(is_client=True).connect("h"))[0])
+    )
+    assert end.code == 1006 and "key" in end.reason
+
+
 def test_a_client_connects_once():
     client, _ = connected()
     with pytest.raises(StateError):

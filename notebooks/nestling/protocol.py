@@ -74,7 +74,7 @@ class Close(NamedTuple):
 Event = Request | Response | Message | Ping | Pong | Close
 
 
-class Opening:
+class Handshake:
     """The first part of a `Protocol`: the handshake (section 4).
 
     state:       a `State`
@@ -90,6 +90,7 @@ class Opening:
         self._extension = extension
         self._codec: Any = None  # what compresses, if both sides want it
         self._fields: list[tuple[str, str]] = []  # those that say so
+        self._key, self._offered = "", tuple[str, ...]()  # of a client's request
         self._unread = b""
         self._answers: list[bytes] = []
 
@@ -97,7 +98,7 @@ class Opening:
         """A client's request. Options, and what is raised, are those of `build_request`."""
         self._expect(State.CONNECTING)
         self._key = options.setdefault("key", handshake.new_key())
-        self._offered = options.get("subprotocols", ())
+        self._offered = tuple(options.get("subprotocols", ()))
         if self._extension:
             self._fields = [(EXTENSIONS, self._extension.offer())]
         options["headers"] = [*self._fields, *options.get("headers", ())]
@@ -165,7 +166,7 @@ class Opening:
         return [response]
 
 
-class Sender(Opening):
+class Sender(Handshake):
     """The second part: what is sent once the connection is open (section 6.1).
 
     sent: our close frame, None while there is none
@@ -295,7 +296,7 @@ class Protocol(Sender):
     received:      the other side's close frame, None while none has come
     max_size:      bytes in a message, decompressed, above which the connection ends with 1009
     max_fragments: frames in a message, with the same end
-    extension:     what compresses, if the other side wants it, too
+    extension:     what compresses if both sides can, such as the module `deflate`
     """
 
     received: Close | None = None

@@ -198,7 +198,7 @@ def _keep_alive(connection: Connection, interval: float) -> None:
         asyncio.get_running_loop().call_later(interval, _keep_alive, connection, interval)
 
 
-class Opening(Generic[Opened]):
+class Starting(Generic[Opened]):
     """What `serve` and `connect` give: `await` it, or enter it with `async with`."""
 
     def __init__(self, opening: Coroutine[Any, Any, Opened]) -> None:
@@ -231,7 +231,7 @@ def serve(
     open_timeout: float = 10,
     close_timeout: float = 10,
     **options: Any,
-) -> Opening[Server]:
+) -> Starting[Server]:
     """Listen, and call `handler` with each connection, as `transport.Serve` says.
 
     Other options are those of `loop.create_server`. Raises OSError for a port that cannot be
@@ -243,7 +243,7 @@ def serve(
     programs = handler, process_request, select_subprotocol
     times = ping_interval, open_timeout, close_timeout
     server = Server(*programs, make, headers, logger, *times)
-    return Opening(server.listen(host, port, options))
+    return Starting(server.listen(host, port, options))
 
 
 def connect(
@@ -256,7 +256,7 @@ def connect(
     additional_headers: Any = (),
     close_timeout: float = 10,
     **options: Any,
-) -> Opening[Connection]:
+) -> Starting[Connection]:
     """Connect to a server, such as ws://127.0.0.1:3000/poll, in `open_timeout` seconds, or 10.
 
     Other options are those of `loop.create_connection`. Raises ValueError for what is no such
@@ -274,7 +274,7 @@ def connect(
     to: dict[str, Any] = {"host": parts.hostname, "port": parts.port or PORTS[parts.scheme]}
     if parts.scheme == "wss":
         to["ssl"] = True
-    return Opening(_dial(connection, request, **to | options))
+    return Starting(_dial(connection, request, **to | options))
 
 
 async def _dial(
