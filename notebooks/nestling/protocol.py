@@ -244,27 +244,36 @@ class Assembly:
 
         Raises FrameError, and then no more can be added.
         """
-        payload, fin = frame.payload, frame.fin
-        if frame.opcode is Opcode.CONTINUATION or self._opcode is not None or frame.rsv:
-            self._check(frame, codec)
+        opcode, payload = frame.opcode, frame.payload
+        if frame.rsv or not frame.fin or self._opcode or opcode is Opcode.CONTINUATION:
+            return self._add_fragment(frame, codec)
+        if len(payload) > self.max_size:
+            raise self._too_big()
+        return Message(payload if opcode is Opcode.BINARY else self._text(payload, True))
+
+    def _add_fragment(self, frame: Frame, codec: Any) -> Message | None:
+        self._check(frame, codec)
+        piece: Any = frame.payload
         if frame.opcode is not Opcode.CONTINUATION:
             self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
         if self._is_compressed:
-            payload = codec.decompress(payload, fin, self.max_size - self._size)
-        self._size += len(payload)
+            piece = codec.decompress(piece, frame.fin, self.max_size - self._size)
+        self._size += len(piece)
         if self._size > self.max_size or len(self._pieces) >= self.max_fragments:
-            limits = f"{self.max_size} bytes or {self.max_fragments} fragments"
-            rule = f"a message of more than {limits} (section 7.4.1)"
-            raise FrameError(rule, CloseCode.MESSAGE_TOO_BIG)
-        piece: Any = payload if self._opcode is Opcode.BINARY else self._text(payload, fin)
-        if not fin:
-            self._pieces.append(piece)
+            raise self._too_big()
+        if self._opcode is Opcode.TEXT:
+            piece = self._text(piece, frame.fin)
+        self._pieces.append(piece)
+        if not frame.fin:
             return None
-        if self._pieces:
-            piece = type(piece)().join([*self._pieces, piece])
-            self._pieces = []
-        self._opcode, self._size = None, 0
-        return Message(piece)
+        message = Message(type(piece)().join(self._pieces))
+        self._opcode, self._pieces, self._size = None, [], 0
+        return message
+
+    def _too_big(self) -> FrameError:
+        limits = f"{self.max_size} bytes or {self.max_fragments} fragments"
+        rule = f"a message of more than {limits} (section 7.4.1)"
+        return FrameError(rule, CloseCode.MESSAGE_TOO_BIG)
 
     def _check(self, frame: Frame, codec: Any) -> None:
         """What may come next: a first frame or a continuation, marked as compressed or not."""
