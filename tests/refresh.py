@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 
 import nbformat
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+
 import series
-
-sys.path.insert(0, str(series.NOTEBOOKS))
-
 from nestling.application import create
 from nestling.events import EventsGateway
 from workbench import kernel, node

@@ -13,13 +13,16 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
+from workbench.second_kernel import channels
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
@@ -97,10 +100,23 @@ async def run(
     CellFailed at the first cell that fails, or is not done after `timeout` seconds.
     """
     notebook = copy.deepcopy(notebook or read(path))
+    with TemporaryDirectory() as folder:
+        kernel = AsyncKernelManager(kernel_name="python3", **channels(folder))
+        return await _run(path, notebook, kernel, passes, progress, timeout)
+
+
+async def _run(
+    path: Path,
+    notebook: NotebookNode,
+    kernel: AsyncKernelManager,
+    passes: int,
+    progress: Callable[[int, int], None],
+    timeout: int,
+) -> list[tuple[NotebookNode, float]]:
     client = NotebookClient(
         notebook,
+        km=kernel,
         timeout=timeout,
-        kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
