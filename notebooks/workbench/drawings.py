@@ -56,7 +56,7 @@ class Picture:
         self.png = _png(figure, 1)
         width = int(figure.bbox.width)
         # More pixels than the page gives it: sharp on screens that have them.
-        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.5)).decode()}"
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.4)).decode()}"
         self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
