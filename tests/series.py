@@ -27,15 +27,7 @@ from workbench.second_kernel import channels
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {
-        "file_extension": ".py",
-        "mimetype": "text/x-python",
-        "name": "python",
-        "pygments_lexer": "ipython3",
-    },
-}
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -145,9 +137,14 @@ def _report(path: Path, index: int, cell: NotebookNode, why: str) -> str:
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with nothing in its metadata that differs from run to run."""
+    """The notebook with nothing in its metadata that differs from run to run.
+
+    What the kernel says of its language stays: JupyterLab takes a notebook that says anything
+    else for a changed one, as soon as it is opened.
+    """
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = nbformat.from_dict(METADATA)
+    kept = {"kernelspec": KERNEL, "language_info": notebook.metadata["language_info"]}
+    notebook.metadata = nbformat.from_dict(kept)
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number:03}"
         kept = {key: cell.metadata[key] for key in ("tags", "quote") if cell.metadata.get(key)}
