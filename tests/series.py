@@ -114,7 +114,9 @@ async def _run(
         resources={"metadata": {"path": str(path.parent)}},
     )
     done = []
-    async with client.async_setup_kernel():
+    async with client.async_setup_kernel(cleanup_kc=True):
+        said = await client.async_wait_for_reply(client.kc.kernel_info())
+        notebook.metadata["language_info"] = said["content"]["language_info"]
         for _ in range(passes):
             start = perf_counter()
             for index, cell in enumerate(notebook.cells):
