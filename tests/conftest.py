@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import warnings
 from collections.abc import AsyncIterator, Callable
+from tempfile import TemporaryDirectory
 
 import pytest
 import series
 from jupyter_client.manager import AsyncKernelManager
 from workbench import kernel
 from workbench.checks import check
+from workbench.second_kernel import channels
 
 
 def missing(what: str) -> None:
@@ -81,8 +83,8 @@ async def assert_hint(exercise: str, answer: object, hint: str) -> None:
 class Kernel:
     """A real kernel in the folder of the notebooks."""
 
-    def __init__(self) -> None:
-        self.manager = AsyncKernelManager()
+    def __init__(self, folder: str) -> None:
+        self.manager = AsyncKernelManager(**channels(folder))
 
     async def start(self) -> None:
         await self.manager.start_kernel(
@@ -123,7 +125,8 @@ class Kernel:
 
 @pytest.fixture
 async def real_kernel() -> AsyncIterator[Kernel]:
-    kernel = Kernel()
-    await kernel.start()
-    yield kernel
-    await kernel.stop()
+    with TemporaryDirectory() as folder:
+        kernel = Kernel(folder)
+        await kernel.start()
+        yield kernel
+        await kernel.stop()

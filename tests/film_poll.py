@@ -12,12 +12,12 @@ import tempfile
 from itertools import groupby
 from pathlib import Path
 
-import series
 from PIL import Image
 from playwright.async_api import Page
 
-sys.path.insert(0, str(series.NOTEBOOKS))
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 
+import series
 from browsing import browser, jupyterlab, open_notebook, run_cell
 
 FILM = series.ROOT / ".github" / "poll.gif"

@@ -1,6 +1,7 @@
 """Write notebooks anew: quotes from their modules, outputs from a fresh kernel.
 
-    python tests/refresh.py          all notebooks, and what README.md takes from them
+    python tests/refresh.py          all notebooks, what README.md takes from them, and the
+                                     versions that Binder installs: those of this environment
     python tests/refresh.py 00 01    those whose names begin so
 
 With chapter 05, what Node's client does is recorded anew, for readers without Node.
@@ -14,13 +15,16 @@ import asyncio
 import re
 import subprocess
 import sys
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import nbformat
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
+
 import series
-
-sys.path.insert(0, str(series.NOTEBOOKS))
-
 from nestling.application import create
 from nestling.events import EventsGateway
 from workbench import kernel, node
@@ -50,6 +54,20 @@ def refresh_readme() -> None:
     for path, drawn in series.figures().items():
         for picture in drawn:
             path.write_bytes(picture)
+
+
+def frozen() -> list[str]:
+    """Each package that requirements.txt brings, with the version that is here."""
+    found: dict[str, str] = {}
+    lines = (series.ROOT / "requirements.txt").read_text().splitlines()
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    while wanted:
+        name = canonicalize_name(wanted.pop().name)
+        if name not in found:
+            found[name] = version(name)
+            asked = map(Requirement, requires(name) or [])
+            wanted += [r for r in asked if not r.marker or r.marker.evaluate({"extra": ""})]
+    return sorted(f"{name}=={there}" for name, there in found.items())
 
 
 async def record_node() -> None:
@@ -105,6 +123,8 @@ def main() -> int:
         print(f"\n\n{error}\nThe notebook is unchanged.")
         return 1
     refresh_readme()
+    if not names:
+        (series.ROOT / "binder" / "constraints.txt").write_text("\n".join([*frozen(), ""]))
     return 0
 
 

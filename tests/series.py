@@ -13,26 +13,21 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import nbformat
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 from packaging.requirements import Requirement
+from workbench.second_kernel import channels
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 
-METADATA = {
-    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
-    "language_info": {
-        "file_extension": ".py",
-        "mimetype": "text/x-python",
-        "name": "python",
-        "pygments_lexer": "ipython3",
-    },
-}
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -97,16 +92,31 @@ async def run(
     CellFailed at the first cell that fails, or is not done after `timeout` seconds.
     """
     notebook = copy.deepcopy(notebook or read(path))
+    with TemporaryDirectory() as folder:
+        kernel = AsyncKernelManager(kernel_name="python3", **channels(folder))
+        return await _run(path, notebook, kernel, passes, progress, timeout)
+
+
+async def _run(
+    path: Path,
+    notebook: NotebookNode,
+    kernel: AsyncKernelManager,
+    passes: int,
+    progress: Callable[[int, int], None],
+    timeout: int,
+) -> list[tuple[NotebookNode, float]]:
     client = NotebookClient(
         notebook,
+        km=kernel,
         timeout=timeout,
-        kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     done = []
-    async with client.async_setup_kernel():
+    async with client.async_setup_kernel(cleanup_kc=True):
+        said = await client.async_wait_for_reply(client.kc.kernel_info())
+        notebook.metadata["language_info"] = said["content"]["language_info"]
         for _ in range(passes):
             start = perf_counter()
             for index, cell in enumerate(notebook.cells):
@@ -129,9 +139,14 @@ def _report(path: Path, index: int, cell: NotebookNode, why: str) -> str:
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
-    """The notebook with nothing in its metadata that differs from run to run."""
+    """The notebook with nothing in its metadata that differs from run to run.
+
+    What the kernel says of its language stays: JupyterLab takes a notebook that says anything
+    else for a changed one, as soon as it is opened.
+    """
     notebook = copy.deepcopy(notebook)
-    notebook.metadata = nbformat.from_dict(METADATA)
+    kept = {"kernelspec": KERNEL, "language_info": notebook.metadata["language_info"]}
+    notebook.metadata = nbformat.from_dict(kept)
     for number, cell in enumerate(notebook.cells, 1):
         cell.id = f"cell-{number:03}"
         kept = {key: cell.metadata[key] for key in ("tags", "quote") if cell.metadata.get(key)}

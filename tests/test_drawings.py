@@ -84,7 +84,7 @@ def test_pictures_are_small_pngs_that_say_in_words_what_they_show():
     )
 
 
-def test_the_page_gets_its_words_in_html_and_half_as_many_pixels_again_as_it_shows():
+def test_the_page_gets_its_words_in_html_and_more_pixels_than_it_shows():
     picture = drawings.ticks({"one": [0, 1]}, '"<A & B>"')
     source, alt, width = re.fullmatch(
         '<img src="data:image/png;base64,(.*)" alt="(.*)" width="(.*)">', picture.html
@@ -92,7 +92,7 @@ def test_the_page_gets_its_words_in_html_and_half_as_many_pixels_again_as_it_sho
     assert unescape(alt) == picture.alt and '"' not in alt
     sharp, plain = (Image.open(BytesIO(png)) for png in (base64.b64decode(source), picture.png))
     assert plain.width == int(width) == 800
-    assert sharp.size == (1.5 * plain.width, 1.5 * plain.height)
+    assert sharp.width == 1.4 * plain.width and sharp.height > 1.3 * plain.height
 
 
 def luminance(colour: str | tuple[float, ...]) -> float:
@@ -642,3 +642,44 @@ def test_waits_are_bars_from_the_questions_to_the_answer(draw):
     names = {text.get_text(): text.xy for text in arrows(axes)}
     assert names["then"][0] == 5.0 and names["now"][0] == 2.0
     assert names["then"][1] < names["now"][1]
+
+
+# Averages
+
+LAW = {"ask and sleep": 0.35, "short poll 0.5 s": 0.3, "SSE": 0.05}
+MEASURED = {"SSE": 0.06, "ask and sleep": 0.36, "short poll 0.5 s": 0.31}
+
+
+def test_a_mean_is_filled_its_law_a_stroke_and_a_guess_the_same_mark_hollow(draw):
+    axes = draw(drawings.averages, LAW, MEASURED, {"SSE": 0.0, "ask and sleep": None}, "Means")
+    marks = [
+        (line.get_ydata()[0], line.get_xdata()[0], line.get_marker(), line.get_fillstyle())
+        for line in axes.lines
+    ]
+    assert marks == [
+        (0, 0.36, "P", "full"),
+        (0, 0.35, "|", "full"),
+        (1, 0.31, "o", "full"),
+        (1, 0.3, "|", "full"),
+        (2, 0.06, "^", "full"),
+        (2, 0.05, "|", "full"),
+        (2, 0.0, "^", "none"),
+    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(LAW)
+    assert axes.get_ylim()[0] > axes.get_ylim()[1] and axes.get_xlim()[0] < 0
+
+
+def test_the_words_say_each_mean_its_law_and_a_guess():
+    alt = drawings.averages(LAW, MEASURED, {"SSE": 0.1}, "Means").alt
+    assert alt.endswith("short poll 0.5 s 0.31 s, law 0.30; SSE 0.06 s, law 0.05, guess 0.10.")
+
+
+@pytest.mark.parametrize("guess", ["0.3", -0.1, float("inf"), float("nan"), [0.3]])
+def test_a_guess_is_a_number_of_seconds(guess):
+    with pytest.raises(ValueError, match="the guess for 'SSE' is in seconds"):
+        drawings.averages(LAW, MEASURED, {"SSE": guess}, "Means")
+
+
+def test_a_guess_is_for_a_transport_that_is_there():
+    with pytest.raises(ValueError, match="a guess for 'sse', and there are ask and sleep"):
+        drawings.averages(LAW, MEASURED, {"sse": 0.1}, "Means")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from platform import python_version
 
 import pytest
 import series
@@ -18,6 +19,8 @@ async def visit(page: Page, address: str, path: Path) -> None:
     workspace = address.replace("/lab/tree/", f"/lab/workspaces/{path.stem}/tree/")
     await open_notebook(page, workspace.format(path.name))
     cells = len(await prompts(page))
+    if series.read(path).metadata.language_info.version == python_version():
+        assert await page.locator(".jp-mod-dirty").count() == 0, "changed by being opened"
     for run in (1, 2):
         assert await run_all(page) > cells // 2
         numbers = [int(re.sub(r"\D", "", prompt)) for prompt in await prompts(page)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
+from matplotlib.colors import to_rgba
+from matplotlib.text import Annotation
 from nestling.frames import Frame, Opcode
+from websockets.asyncio.server import serve
 from workbench import messages
 from workbench.trace import Item, Trace
 
@@ -57,3 +61,40 @@ def test_votes_are_told_apart_by_their_choice():
     assert alt.endswith(
         "3 lanes, 1 asks for the tally, 1 from the server, 1 votes yes, 2 votes no."
     )
+
+
+def test_a_message_goes_to_the_row_of_its_event_and_its_replies_stand_at_the_end(monkeypatch):
+    def vote(): ...
+
+    def tally(): ...
+
+    monkeypatch.setattr(messages, "Picture", lambda figure, alt: (figure.axes[0], alt))
+    message = {"event": "tally", "data": None}
+    table = {"vote": vote, "tally": tally, "open": vote}
+    axes, alt = messages.dispatched(message, table, ["[0]", "[1]"], "Its way")
+    assert alt == (
+        "Its way. Of vote, tally, open, tally() stands there for 'tally'; replies: ['[0]', '[1]']."
+    )
+    rows = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert rows[json.dumps(message)] == rows['"tally"'] == rows["tally()"] == 1.4
+    assert (rows["[0]"], rows["[1]"]) == (0.4, 1.4)
+    filled = [box.get_xy() for box in axes.patches if to_rgba(box.get_facecolor())[3] > 0]
+    assert filled == [(0, 1), (3.9, 1), (5.4, 1), (7.9, 0), (7.9, 1)]
+    [to_table, to_replies] = [each for each in axes.texts if isinstance(each, Annotation)]
+    assert [to_table.xyann, to_table.xy] == [(3.1, 1.4), (3.9, 1.4)]
+    assert [to_replies.xyann, to_replies.xy] == [(7.1, 1.4), (7.9, 0.4)]
+
+
+async def test_questions_are_asked_at_once_and_their_answers_come_in_any_order():
+    async def answer(connection):
+        asked = [json.loads(await connection.recv()) for _ in range(3)]
+        for message in reversed(asked):
+            assert message["event"] == "later"
+            await asyncio.sleep(0.02)
+            await connection.send(json.dumps(message["data"]))
+
+    async with serve(answer, "127.0.0.1", 0) as server:
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        seconds = await messages.answered(url, "later", {"A": 0.3, "B": None, "C": [1]})
+    assert list(seconds) == ["C", "B", "A"]
+    assert 0.02 <= seconds["C"] < seconds["B"] < seconds["A"]

@@ -78,6 +78,7 @@ def test_every_solution_is_right(passes):
 def test_is_committed_as_the_refresh_command_writes_it(path):
     notebook = series.read(path)
     assert notebook == series.normalised(notebook)
+    assert {"version", "codemirror_mode"} <= notebook.metadata.language_info.keys()
     assert notebook == series.with_quotes(notebook)
     numbers = [cell.execution_count for cell in series.code_cells(notebook)]
     assert numbers == list(range(1, len(numbers) + 1))

@@ -58,7 +58,7 @@ url => new Promise(resolve => {
 
 def write(path: Path, *cells: str) -> None:
     cells = [new_code_cell(source) for source in cells]
-    nbformat.write(new_notebook(cells=cells, metadata=series.METADATA), path)
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": series.KERNEL}), path)
 
 
 def polls(page: Page) -> Locator:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import refresh
 import series
+from packaging.requirements import Requirement
 from test_chapters import targets
 
 README = (series.ROOT / "README.md").read_text()
@@ -164,8 +165,30 @@ def test_binder_plans_the_image_with_our_python_and_our_packages():
     assert "RUN ./binder/postBuild" in plan
 
 
-def test_binder_asks_for_what_ci_tests():
-    assert (series.ROOT / "binder/requirements.txt").read_text() == "-r ../requirements.txt\n"
+def requirements(path: str) -> list[Requirement]:
+    lines = (series.ROOT / path).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and line[0] not in "#-"]
+
+
+def test_binder_installs_the_python_that_ci_tests():
     wanted = (series.ROOT / "binder/runtime.txt").read_text().strip()
     if os.environ.get("CI"):
         assert wanted == f"python-{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def test_binder_installs_the_versions_with_which_the_outputs_were_written():
+    lines = (series.ROOT / "binder/requirements.txt").read_text().splitlines()
+    assert lines == ["-r ../requirements.txt", "-c constraints.txt"]
+    frozen = {r.name: str(r.specifier) for r in requirements("binder/constraints.txt")}
+    assert all(re.fullmatch(r"==[\w.]+", pin) for pin in frozen.values())
+    for wanted in requirements("requirements.txt"):
+        assert frozen[wanted.name].lstrip("=") in wanted.specifier
+    pinned = [r for r in requirements("tests/requirements.txt") if "==" in str(r.specifier)]
+    shared = {r.name: str(r.specifier) for r in pinned if r.name in frozen}
+    assert shared and shared.items() <= frozen.items()
+
+
+def test_what_is_frozen_is_all_that_the_requirements_bring():
+    names = {line.partition("==")[0] for line in refresh.frozen()}
+    assert {"jupyterlab", "websockets", "pillow", "pyzmq", "jupyter-client"} <= names
+    assert not names & {"pytest", "ruff", "playwright", "jupyter-repo2docker"}

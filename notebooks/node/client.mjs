@@ -1,4 +1,4 @@
-// The article's client: it connects, sends one message, and prints what comes.
+// A client like the article's: it connects, sends one message, and prints what comes.
 //
 //     node client.mjs URL
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from itertools import pairwise
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ class Picture:
         self.png = _png(figure, 1)
         width = int(figure.bbox.width)
         # More pixels than the page gives it: sharp on screens that have them.
-        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.5)).decode()}"
+        source = f"data:image/png;base64,{base64.b64encode(_png(figure, 1.4)).decode()}"
         self.html = f'<img src="{source}" alt="{escape(alt)}" width="{width}">'
 
     def _repr_mimebundle_(self, **_: object) -> tuple[dict[str, str], dict[str, dict]]:
@@ -474,6 +474,48 @@ def _name(
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "relpos": (0, 0.5)},
         annotation_clip=False,
     )
+
+
+def averages(
+    law: Mapping[str, float],
+    measured: Mapping[str, float],
+    guesses: Mapping[str, float | None],
+    title: str,
+) -> Picture:
+    """A row for each transport of `law`: its mean latency as its mark, what the law says as a
+    stroke, and what somebody has guessed, where that is not None, as a hollow mark.
+
+    All in seconds. Raises ValueError for a guess that is no number of seconds, or is for a
+    transport that is not there.
+    """
+    _check_guesses(guesses, law)
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.1 + 0.42 * len(law)))
+        axes = figure.subplots()
+        for row, name in enumerate(law):
+            style, marker = _arm(name)
+            axes.plot(measured[name], row, marker, color=style["color"], markersize=9)
+            axes.plot(law[name], row, "|", color="black", markersize=22)
+            if (guess := guesses.get(name)) is not None:
+                hollow = {"fillstyle": "none", "markersize": 13, "markeredgewidth": 1.6}
+                axes.plot(guess, row, marker, color=style["color"], **hollow)
+        axes.set_yticks(range(len(law)), law)
+        axes.set(xlim=(-0.02, None), ylim=(len(law) - 0.5, -0.5))
+        axes.set(xlabel="mean latency in seconds", title=title)
+        said = [
+            f"{name} {measured[name]:.2f} s, law {law[name]:.2f}"
+            + (f", guess {guesses[name]:.2f}" if guesses.get(name) is not None else "")
+            for name in law
+        ]
+        return Picture(figure, f"{title}. Measured: {'; '.join(said)}.")
+
+
+def _check_guesses(guesses: Mapping[str, object], names: Collection[str]) -> None:
+    for name, guess in guesses.items():
+        if name not in names:
+            raise ValueError(f"a guess for {name!r}, and there are {', '.join(names)}")
+        if guess is not None and not (isinstance(guess, int | float) and 0 <= guess < inf):
+            raise ValueError(f"the guess for {name!r} is in seconds, such as 0.3, not {guess!r}")
 
 
 def blind_window(

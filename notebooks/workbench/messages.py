@@ -1,9 +1,11 @@
-"""Pictures of messages: what is inside of one, how long each waits, and who votes what."""
+"""Messages of gateways: what is inside of one, how long each waits, and who votes what."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import matplotlib.style
@@ -11,12 +13,34 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from nestling.frames import Frame, encode
+from websockets.asyncio.client import connect
 
 from workbench.drawings import CONTROL, DATA, LOOP, STYLE, Picture
 from workbench.trace import Item, Trace
 
+# Seconds for all answers together.
+PATIENCE = 5.0
+
 # For the choices of a question, by their number.
 CHOICES = ["#AA3377", "#000000", CONTROL]
+
+
+async def answered(url: str, event: str, questions: Mapping[str, Any]) -> dict[str, float]:
+    """Ask all questions at once over one connection; the seconds until each was answered.
+
+    `questions` maps a name to the data that is sent with the event, and that the gateway
+    replies with. The first answer is first. Raises TimeoutError after PATIENCE seconds.
+    """
+    names = {json.dumps(data): name for name, data in questions.items()}
+    seconds: dict[str, float] = {}
+    async with asyncio.timeout(PATIENCE), connect(url, compression=None) as connection:
+        begin = perf_counter()
+        for data in questions.values():
+            await connection.send(json.dumps({"event": event, "data": data}))
+        for _ in questions:
+            reply = json.loads(await connection.recv())
+            seconds[names[json.dumps(reply)]] = perf_counter() - begin
+    return seconds
 
 
 def nested(frame: Frame, title: str) -> Picture:
@@ -41,6 +65,42 @@ def nested(frame: Frame, title: str) -> Picture:
         axes.set(xlim=(-0.05, 10.05), ylim=(-0.05, 3.05), title=title)
         axes.axis("off")
         return Picture(figure, f"{title}. Boxes in boxes, {'; '.join(box[4] for box in boxes)}.")
+
+
+def dispatched(
+    message: dict[str, Any], table: Mapping[str, Any], replies: Sequence[str], title: str
+) -> Picture:
+    """The way of a message: to the table, to the method that stands there, and to its replies.
+
+    `table` has methods by their events, `replies` the texts that were received.
+    """
+    rows = [(event, f"{method.__name__}()") for event, method in table.items()]
+    height = max(len(rows), len(replies))
+    columns = (
+        ("the message", 0, 3.1, [json.dumps(message)], [message["event"]]),
+        ("the table", 3.9, 1.5, [json.dumps(event) for event, _ in rows], list(table)),
+        ("its method", 5.4, 1.7, [method for _, method in rows], list(table)),
+        ("the replies", 7.9, 2.1, list(replies), [message["event"]] * len(replies)),
+    )
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 0.8 + 0.42 * height))
+        axes = figure.subplots()
+        for name, x, width, texts, events in columns:
+            axes.text(x, -0.15, name, va="bottom", color=LOOP)
+            top = 0 if name != "the message" else [*table].index(message["event"])
+            for row, (text, event) in enumerate(zip(texts, events, strict=True), start=top):
+                strength = 0.25 if event == message["event"] else 0
+                look = {"facecolor": to_rgba(DATA, strength), "edgecolor": DATA}
+                axes.add_patch(Rectangle((x, row), width, 0.8, **look))
+                axes.text(x + 0.1, row + 0.4, text, va="center", fontsize=9.5)
+        at = [*table].index(message["event"]) + 0.4
+        for begin, end, down in ((3.1, 3.9, at), (7.1, 7.9, 0.4)):
+            arrow = {"arrowstyle": "-|>", "color": DATA, "linewidth": 1.6}
+            axes.annotate("", (end, down), (begin, at), arrowprops=arrow)
+        axes.set(xlim=(-0.05, 10.05), ylim=(height, -0.6), title=title)
+        axes.axis("off")
+        found = f"{table[message['event']].__name__}() stands there for {message['event']!r}"
+        return Picture(figure, f"{title}. Of {', '.join(table)}, {found}; replies: {replies}.")
 
 
 def waits(trace: Trace, title: str) -> Picture:

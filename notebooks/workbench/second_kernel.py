@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from jupyter_client.manager import AsyncKernelManager
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def channels(folder: str) -> dict[str, Any]:
+    """How a kernel is to be reached: through sockets in this folder, but on Windows.
+
+    Jupyter chooses the ports of a kernel some time before the kernel takes them, and one that
+    starts at the same moment may be faster.
+    """
+    return {"transport": "ipc", "ip": f"{folder}/kernel"} if os.name == "posix" else {}
 
 
 async def run_cell(source: str, timeout: float = 20.0) -> str:
@@ -16,13 +28,17 @@ async def run_cell(source: str, timeout: float = 20.0) -> str:
     Gives what the cell printed and, if it failed, `Type: message` as the last
     line. Raises TimeoutError if kernel and cell take longer than `timeout` seconds.
     """
+    with TemporaryDirectory() as folder:
+        return await _run_cell(source, AsyncKernelManager(**channels(folder)), timeout)
+
+
+async def _run_cell(source: str, manager: AsyncKernelManager, timeout: float) -> str:
     printed = []
 
     def keep(message: dict) -> None:
         if message["msg_type"] == "stream":
             printed.append(message["content"]["text"])
 
-    manager = AsyncKernelManager()
     await manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
