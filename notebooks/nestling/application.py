@@ -192,11 +192,12 @@ class _Port:
         """The response to a request that finds no gateway, or is none for a WebSocket of ours."""
         if self._check_origin and is_foreign(request.headers, self.number):
             return opening.respond(HTTPStatus.FORBIDDEN, REFUSAL)
-        request.path = origin_form(request.path)
+        if (path := origin_form(request.path)) != request.path:
+            request.path = path
         headers = request.headers
         versions = headers.get_all("Sec-WebSocket-Version")
         offers = headers.get_all("Sec-WebSocket-Protocol")
-        if (path := path_of(request.path)) not in self._servers:
+        if (path := path_of(path)) not in self._servers:
             known = ", ".join(self._servers) or "none"
             path = path.encode(errors="backslashreplace").decode()
             text = f"There is no gateway at {path}. Gateways on this port: {known}\n"

@@ -9,6 +9,7 @@ from html import escape
 from itertools import pairwise
 from math import inf, nan
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 import matplotlib.style
@@ -103,13 +104,14 @@ _HERE = {
     "03": "Chapter 03 measures the cable: what crosses it, and when it arrives",
     "04": "Chapter 04 builds the gateway: a method for each kind of message",
     "05": "Chapter 05 builds the client: each answer to the one who asked",
+    "06": "Chapter 06 builds the protocol, and the server around it",
 }
 
 
 def stack(chapter: str) -> Picture:
     """The map of the series: what a vote passes through, and *you are here*.
 
-    `chapter` is a number from "00" to "05"; what later chapters take apart is still to come.
+    `chapter` is a number from "00" to "06"; what later chapters take apart is still to come.
     Raises KeyError for a chapter without a place on the map.
     """
     title = _HERE[chapter]
@@ -203,6 +205,33 @@ def ticks(rows: Mapping[str, Sequence[float]], title: str) -> Picture:
         axes.set_xlabel("seconds")
         axes.set_title(title)
         return Picture(figure, f"{title}. A stroke for each tick: {'; '.join(said)}.")
+
+
+def states(states: Mapping[str, str], ways: Mapping[str, Sequence[str]], title: str) -> Picture:
+    """The states of a connection from left to right, and below them a line for each way through.
+
+    `states` maps a name to what it means, in their order; `ways` maps a connection to the
+    states that it was in. Raises KeyError for a state that is none.
+    """
+    columns = {name: column for column, name in enumerate(states)}
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.5 + 0.42 * len(ways)))
+        axes = figure.subplots()
+        for name, column in columns.items():
+            wrapped = "\n".join(wrap(states[name], 22))
+            axes.text(column, -1.35, name, ha="center", weight="bold", color=CONTROL)
+            axes.text(column, -1.2, wrapped, ha="center", va="top", fontsize=9)
+        for row, (connection, passed) in enumerate(ways.items()):
+            places = [columns[name] for name in passed]
+            for begin, end in pairwise(places):
+                arrow = {"arrowstyle": "-|>", "color": CONTROL, "linewidth": 1.6}
+                axes.annotate("", (end - 0.05, row), (begin + 0.05, row), arrowprops=arrow)
+            axes.plot(places, [row] * len(places), "o", color=CONTROL, markersize=9)
+            axes.text(-0.3, row, connection, ha="right", va="center")
+        axes.set(xlim=(-1.1, len(states) - 0.55), ylim=(len(ways) - 0.5, -1.7), title=title)
+        axes.axis("off")
+        said = "; ".join(f"{name}: {', '.join(passed)}" for name, passed in ways.items())
+        return Picture(figure, f"{title}. The states of each connection, {said}.")
 
 
 def sequence(trace: Trace, title: str) -> Picture:
