@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from nestling.frames import Frame, Opcode, encode
 
@@ -195,7 +194,7 @@ def masking() -> Iterator[Case]:
     bare = encode(text("Hello"))
     yield Case("5.1", "Hello without a mask", [bare], codes=[1002])
     for key in ("00000000", "ffffffff", "00ff00ff", "48656c6c"):
-        masked = replace(text("Hello"), mask=bytes.fromhex(key))
+        masked = text("Hello")._replace(mask=bytes.fromhex(key))
         yield Case("5.3", f"the masking key {key}", [masked], [text("Hello")])
 
 

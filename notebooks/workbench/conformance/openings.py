@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from nestling.frames import encode
 
@@ -31,7 +30,7 @@ OPENED = {
     "an absolute target": ask(line="GET http://127.0.0.1/ HTTP/1.1"),
     "an extension that nobody knows": ask("Sec-WebSocket-Extensions: x-other; a=1"),
     "a subprotocol that is not chosen": ask("Sec-WebSocket-Protocol: x-other"),
-    "a frame in the same segment": ask() + encode(replace(text("Hello"), mask=MASK)),
+    "a frame in the same segment": ask() + encode(text("Hello")._replace(mask=MASK)),
 }
 TURNED_AWAY = {
     **{f"the method {m}": ask(line=f"{m} / HTTP/1.1") for m in ("POST", "PUT", "HEAD", "get", "X")},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from contextlib import suppress
-from dataclasses import replace
 
 from nestling import deflate
 from nestling.frames import CloseCode, Decoder, Frame, FrameError, Opcode, encode, parse_close
@@ -107,7 +106,7 @@ class Play:
 
 def masked(frame: Frame) -> bytes:
     """The frame as a client sends it."""
-    return encode(replace(frame, mask=frame.mask or MASK))
+    return encode(frame._replace(mask=frame.mask or MASK))
 
 
 def offered(offer: str) -> deflate.Parameters:
