@@ -83,9 +83,7 @@ BOTH = {
     "compressed: a final block without *": "gives what there is, and breaks the next message",
 }
 DIFFERENCES = {
-    "nestling": {
-        "a fragment that promises too much": "counts a fragment once it is there",
-    },
+    "nestling": {},
     "websockets": {
         **BOTH,
         "a message after a final block": "drops what is behind a final block, for ever",

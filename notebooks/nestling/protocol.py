@@ -24,6 +24,7 @@ from nestling.frames import CloseCode, Decoder, Frame, FrameError, Opcode
 from nestling.handshake import HandshakeError, Headers, Refusal, Request, Response
 
 EXTENSIONS = "Sec-WebSocket-Extensions"
+MAX_CONTROL = 125  # bytes of payload in a control frame (section 5.5)
 COMPRESSED = 4  # RSV1 among the three reserved bits (RFC 7692, section 6)
 
 
@@ -210,7 +211,7 @@ class Sender(Handshake):
     def _send(self, opcode: Opcode, payload: bytes) -> bytes:
         self._expect(State.OPEN)
         if opcode >= Opcode.CLOSE:
-            if len(payload) > 125:
+            if len(payload) > MAX_CONTROL:
                 raise ValueError(f"a control frame has at most 125 bytes, not {len(payload)}")
         elif self._codec is not None:
             return self._encode(opcode, self._codec.compress(payload), COMPRESSED)
@@ -226,6 +227,7 @@ class Assembly:
 
     max_size:      bytes that it may have, decompressed
     max_fragments: frames that it may have
+    size:          bytes that it has so far, decompressed
     """
 
     def __init__(self, max_size: int, max_fragments: int) -> None:
@@ -234,7 +236,7 @@ class Assembly:
         self._opcode: Opcode | None = None  # None if none has begun
         self._is_compressed = False
         self._pieces: list[Any] = []
-        self._size = 0
+        self.size = 0
         self._cut = b""  # a character whose end is in the next frame
 
     def add(self, frame: Frame, codec: Any) -> Message | None:
@@ -257,9 +259,9 @@ class Assembly:
         if frame.opcode is not Opcode.CONTINUATION:
             self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
         if self._is_compressed:
-            piece = codec.decompress(piece, frame.fin, self.max_size - self._size)
-        self._size += len(piece)
-        if self._size > self.max_size or len(self._pieces) >= self.max_fragments:
+            piece = codec.decompress(piece, frame.fin, self.max_size - self.size)
+        self.size += len(piece)
+        if self.size > self.max_size or len(self._pieces) >= self.max_fragments:
             raise self._too_big()
         if self._opcode is Opcode.TEXT:
             piece = self._text(piece, frame.fin)
@@ -267,7 +269,7 @@ class Assembly:
         if not frame.fin:
             return None
         message = Message(type(piece)().join(self._pieces))
-        self._opcode, self._pieces, self._size = None, [], 0
+        self._opcode, self._pieces, self.size = None, [], 0
         return message
 
     def _too_big(self) -> FrameError:
@@ -322,8 +324,7 @@ class Protocol(Sender):
         self._assembly = Assembly(max_size, max_fragments)
         self._decoder = Decoder(
             masked=not is_client,
-            # Control frames may have 125 bytes in any case, and compression makes noise longer.
-            max_payload=max(max_size * 2 if extension else max_size, 125),
+            max_payload=self._longest(2 if extension else 1),
             allowed_rsv=COMPRESSED if extension else 0,
         )
 
@@ -364,10 +365,16 @@ class Protocol(Sender):
             if frame.opcode < Opcode.CLOSE:
                 if (message := self._assembly.add(frame, self._codec)) is not None:
                     events.append(message)
+                if not frame.fin or frame.opcode is Opcode.CONTINUATION:
+                    self._decoder.max_payload = self._longest(2 if self._codec else 1)
             else:
                 events.append(self._receive_control(frame))
                 if self.state is State.CLOSED:
                     break
+
+    def _longest(self, factor: int) -> int:
+        """Bytes that the next frame may have; of noise, compression makes more than there were."""
+        return max(factor * self._assembly.max_size - self._assembly.size, MAX_CONTROL)
 
     def _receive_control(self, frame: Frame) -> Event:
         if frame.rsv:
