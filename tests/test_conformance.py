@@ -17,24 +17,11 @@ from conftest import missing
 from nestling.frames import Frame, Opcode
 from nestling.handshake import Headers, Response
 from workbench import node
-from workbench.conformance import CASES, MAX_SIZE, Case, run
+from workbench.conformance import CASES, MAX_SIZE, Case, play, run
 from workbench.conformance.case import text
 from workbench.conformance.player import Play, difference
 
 HOST = "127.0.0.1"
-AT_ONCE = 40  # connections
-
-NODE = """
-    import { WebSocketServer } from 'ws';
-    const options = { host: '127.0.0.1', port: 0, maxPayload: +process.argv[1] };
-    const server = new WebSocketServer({ ...options, perMessageDeflate: true });
-    server.on('listening', () => console.log(server.address().port));
-    server.on('connection', socket => {
-        socket.on('error', () => {});
-        socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
-    });
-    process.stdin.on('end', () => process.exit()).resume();
-"""
 
 
 async def echo(connection: Any) -> None:
@@ -52,17 +39,8 @@ async def python(serve: Callable[..., Any]) -> AsyncIterator[int]:
 async def ws() -> AsyncIterator[int]:
     if why := node.why_not():
         missing(why)
-    process = await asyncio.create_subprocess_exec(
-        *("node", "--input-type=module", "-e", NODE, str(MAX_SIZE)),
-        cwd=node.FOLDER,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield int(await asyncio.wait_for(process.stdout.readline(), 10))
-    finally:
-        process.kill()
-        await process.wait()
+    async with node.echo(MAX_SIZE) as port:
+        yield port
 
 
 SERVERS: dict[str, Callable[[], AbstractAsyncContextManager[int]]] = {
@@ -104,18 +82,6 @@ DIFFERENCES = {
 }
 
 
-async def board(port: int) -> dict[str, str]:
-    """What the server on the port does otherwise than the rows want, by their names."""
-    some = asyncio.Semaphore(AT_ONCE)
-
-    async def played(case):
-        async with some:
-            return case.name, await run(case, HOST, port)
-
-    found = await asyncio.gather(*map(played, CASES))
-    return {name: problem for name, problem in found if problem}
-
-
 def test_the_board():
     assert len(CASES) >= 200
     assert max(Counter(case.name for case in CASES).values()) == 1
@@ -124,7 +90,7 @@ def test_the_board():
 @pytest.mark.parametrize("name", SERVERS)
 async def test_what_differs_is_known(name):
     async with SERVERS[name]() as port:
-        found = await board(port)
+        found = await play(HOST, port)
     known = {case.name for case in CASES for like in DIFFERENCES[name] if fnmatch(case.name, like)}
     assert {k: v for k, v in found.items() if k not in known} == {}
     assert known - set(found) == set()
@@ -140,7 +106,7 @@ async def test_a_server_that_only_hangs_up(answer):
         writer.close()
 
     async with await asyncio.start_server(hang_up, HOST, 0) as server:
-        found = await board(server.sockets[0].getsockname()[1])
+        found = await play(HOST, server.sockets[0].getsockname()[1])
     assert {case.name for case in CASES if case.name not in found} == {
         case.name for case in CASES if re.fullmatch(case.status, "") and not answer
     }
@@ -159,15 +125,15 @@ async def test_a_server_that_says_nothing():
         assert set(await asyncio.gather(*rows)) == {"silence"}
 
 
-def play(case: Case, status: int = 101, version: str = "13", **changed: Any) -> Play:
+def played(case: Case, status: int = 101, version: str = "13", **changed: Any) -> Play:
     """A row as a right server plays it, except for what is changed."""
-    played = Play(case, None, None)
-    played.response = Response(status, "", Headers([("Sec-WebSocket-Version", version)]))
-    played.agreed, played.ended = bool(case.agreed), True
-    played.came, played.code = list(case.expected), (case.codes or [1000])[0]
+    it = Play(case, None, None)
+    it.response = Response(status, "", Headers([("Sec-WebSocket-Version", version)]))
+    it.agreed, it.ended = bool(case.agreed), True
+    it.came, it.code = list(case.expected), (case.codes or [1000])[0]
     for name, value in changed.items():
-        setattr(played, name, value)
-    return played
+        setattr(it, name, value)
+    return it
 
 
 @pytest.mark.parametrize(
@@ -180,12 +146,12 @@ def play(case: Case, status: int = 101, version: str = "13", **changed: Any) -> 
 )
 def test_each_difference_counts(changed):
     case = Case("5.2", "a text", [text("a")], [text("a")], agreed=False)
-    assert difference(play(case)) is None
-    assert difference(play(case, **changed))
+    assert difference(played(case)) is None
+    assert difference(played(case, **changed))
 
 
 def test_a_refusal_that_names_no_version():
     case = next(case for case in CASES if case.section == "4.4")
-    assert difference(play(case, status=426)) is None
-    assert difference(play(case, status=426, version="8"))
-    assert difference(play(case, status=101))
+    assert difference(played(case, status=426)) is None
+    assert difference(played(case, status=426, version="8"))
+    assert difference(played(case, status=101))

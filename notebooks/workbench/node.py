@@ -1,4 +1,4 @@
-"""Node's clients, run as child processes of the kernel, and a recording for where there is no Node.
+"""Node's programs, run as child processes of the kernel, and a recording where there is no Node.
 
 Node and its package `ws` are set up by the README's command; `why_not` says what is missing.
 """
@@ -13,6 +13,8 @@ import re
 import shutil
 import socket
 import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,27 @@ async def run(program: str, port: int | None, timeout: float = 10.0) -> Run:
         return await _execute(program, f"ws://{HOST}:{_unused_port()}", timeout, [])
     async with Relay(port) as relay:
         return await _execute(program, relay.url, timeout, relay.taps)
+
+
+@asynccontextmanager
+async def echo(max_size: int) -> AsyncIterator[int]:
+    """A server of `ws` that echoes messages of so many bytes at most, and compresses; its port.
+
+    Raises RuntimeError that says what to do where Node is missing.
+    """
+    if why := why_not():
+        raise RuntimeError(why)
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        "node", "echo.mjs", str(max_size), cwd=FOLDER, stdin=pipe, stdout=pipe
+    )
+    try:
+        async with asyncio.timeout(10):
+            port = int(await process.stdout.readline())
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
 
 
 async def _execute(program: str, url: str, timeout: float, taps: list[Tap]) -> Run:
