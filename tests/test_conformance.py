@@ -17,7 +17,8 @@ from conftest import missing
 from nestling.frames import Frame, Opcode
 from nestling.handshake import Headers, Response
 from workbench import node
-from workbench.conformance import CASES, MAX_SIZE, Case, play, run
+from workbench.conformance import CASES, MAX_SIZE, Case, examine, play, run
+from workbench.conformance import grid as grids
 from workbench.conformance.case import text
 from workbench.conformance.player import Play, difference
 
@@ -155,3 +156,24 @@ def test_a_refusal_that_names_no_version():
     assert difference(played(case, status=426)) is None
     assert difference(played(case, status=426, version="8"))
     assert difference(played(case, status=101))
+
+
+async def test_every_server_is_examined_in_quiet_and_nodes_where_it_is(monkeypatch, caplog):
+    monkeypatch.setattr(node, "why_not", lambda: "Node is elsewhere")
+    found = await examine({"theirs": websockets.asyncio.server.serve})
+    assert list(found) == ["theirs"] and len(found["theirs"]) > 20
+    assert not caplog.records
+
+
+def test_a_square_for_each_row_and_a_cross_where_a_server_differs(monkeypatch):
+    panels = []
+    monkeypatch.setattr(grids, "Picture", lambda figure, alt: panels.extend(figure.axes) or alt)
+    wrong = {CASES[0].name: "silence", CASES[-1].name: "1002"}
+    alt = grids.grid({"one": {}, "two": wrong}, "A board")
+    marks = [[line.get_marker() for line in panel.lines] for panel in panels]
+    assert [len(each) for each in marks] == [len(CASES)] * 2
+    assert set(marks[0]) == {"s"}
+    assert [n for n, mark in enumerate(marks[1]) if mark == "X"] == [0, len(CASES) - 1]
+    places = {(line.get_xdata()[0], line.get_ydata()[0]) for line in panels[0].lines}
+    assert len(places) == len(CASES)
+    assert alt.endswith("those that differ: one, 0; two, 2.")

@@ -683,3 +683,28 @@ def test_a_guess_is_a_number_of_seconds(guess):
 def test_a_guess_is_for_a_transport_that_is_there():
     with pytest.raises(ValueError, match="a guess for 'sse', and there are ask and sleep"):
         drawings.averages(LAW, MEASURED, {"sse": 0.1}, "Means")
+
+
+# States
+
+
+def test_a_way_has_a_dot_in_each_of_its_states_and_arrows_between(draw):
+    states = {"OPEN": "messages go both ways", "CLOSING": "we have said goodbye", "CLOSED": "over"}
+    ways = {"first": ["OPEN", "CLOSING", "CLOSED"], "second": ["OPEN", "CLOSED"]}
+    axes = draw(drawings.states, states, ways, "Ways")
+    dots = [(list(line.get_xdata()), line.get_ydata()[0]) for line in axes.lines]
+    assert dots == [([0, 1, 2], 0), ([0, 2], 1)]
+    ends = [(arrow.xyann[0], arrow.xy[0], arrow.xy[1]) for arrow in arrows(axes)]
+    assert [tuple(map(round, end)) for end in ends] == [(0, 1, 0), (1, 2, 0), (0, 2, 1)]
+    assert [place(axes, name)[0] for name in states] == [0, 1, 2]
+    assert place(axes, "second")[1] == 1 and place(axes, "second")[0] < 0
+
+
+def test_the_words_say_the_states_of_each_connection():
+    alt = drawings.states({"A": "a", "B": "b"}, {"one": ["A", "B"], "two": ["A"]}, "Ways").alt
+    assert alt == "Ways. The states of each connection, one: A, B; two: A."
+
+
+def test_a_state_that_is_none():
+    with pytest.raises(KeyError):
+        drawings.states({"A": "a"}, {"one": ["B"]}, "Ways")
