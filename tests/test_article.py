@@ -27,7 +27,7 @@ def rows(path: Path) -> list[tuple[set[int], str]]:
     boxes = [c.source for c in text_cells(series.read(path)) if TITLE in c.source]
     [box] = boxes
     head, rule, *lines = box.partition(TITLE)[2].strip().splitlines()
-    assert head == "| it says | verdict | above |" and set(rule) == {"|", "-"}
+    assert head == "| it says | verdict | where |" and set(rule) == {"|", "-"}
     found = []
     for line in lines:
         says, _, above = (cell.strip() for cell in line.strip("|").split("|"))

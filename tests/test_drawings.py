@@ -173,6 +173,7 @@ def state(axes: Axes, layer: str) -> tuple[str, Rectangle]:
         ("03", "cable", ["handshake", "frames"], ["client", "gateway", "protocol"]),
         ("04", "gateway", ["handshake", "frames", "cable"], ["client", "protocol"]),
         ("05", "client", ["handshake", "frames", "cable", "gateway"], ["protocol"]),
+        ("06", "protocol", ["handshake", "frames", "cable", "gateway", "client"], []),
     ],
 )
 def test_the_map_says_where_the_reader_is_and_what_is_still_to_come(
