@@ -86,7 +86,7 @@ class Judge:
     order: bool = True
     inside: bool = True
     ends: bool = True
-    begun: Callable = lambda opcode, size: opcode is not None
+    begun: Callable = lambda opcode, size, begins: opcode is not None
     whole: bool = True
     anew: bool = True
     too_big: Callable = lambda size, limit: size > limit
@@ -111,7 +111,7 @@ class Judge:
 
     def code_of(self, frame, max_size):
         begins = frame.opcode is not Opcode.CONTINUATION
-        is_inside = self.begun(self.opcode, self.size)
+        is_inside = self.begun(self.opcode, self.size, begins)
         if (self.inside and is_inside) if begins else (self.order and not is_inside):
             return 1002
         if begins:
@@ -215,7 +215,7 @@ class Leaver:
     looks: bool = True
     one: bool = False
     skips: bool = True
-    pongs: bool = False
+    pongs: Callable | None = lambda payload: payload
     echoes: bool = False
     given: Callable = lambda close: close[0]
 
@@ -248,7 +248,7 @@ class Leaver:
                         self.send(writer, Opcode.CLOSE, frame.payload)
                     return self.given(parse_close(frame.payload))
                 if frame.opcode is Opcode.PING and self.pongs:
-                    self.send(writer, Opcode.PONG, frame.payload)
+                    self.send(writer, Opcode.PONG, self.pongs(frame.payload))
                 if not self.skips:
                     return 1006
 
@@ -277,6 +277,8 @@ async def to_the_end(reader, writer, code):
         async with asyncio.timeout(1):
             while piece := await reader.read(1000):
                 data += piece
+                if piece == encode(Frame(Opcode.PING, b"?")):
+                    writer.write(encode(Frame(Opcode.PONG, b"?", mask=new_mask())))
     writer.close()
     if not reader.at_eof():
         return 1006
@@ -356,6 +358,9 @@ async def with_a_reason_and_patience(reader, writer, code):
         decoder = Decoder(masked=False)
         while data := await reader.read(7):
             for frame in decoder.feed(data):
+                if frame.opcode is Opcode.PING:
+                    pong = Frame(Opcode.PONG, frame.payload, mask=new_mask())
+                    writer.write(encode(pong))
                 if frame.opcode is Opcode.CLOSE:
                     return CloseCode.NORMAL_CLOSURE if frame.payload[:2] == b"\x03\xe8" else frame
         return CloseCode.ABNORMAL_CLOSURE
@@ -449,7 +454,16 @@ async def test_an_answer_with_a_frame_and_an_opcode_of_its_own_is_right():
         ("06.2", Judge(inside=False), r"of either kind(?s:.*)expected +\(1, 1002\)"),
         ("06.2", Judge(ends=False), "FIN ends it, also in a first frame"),
         ("06.2", first_frame_forgotten, "FIN ends it, also in a first frame"),
-        ("06.2", Judge(begun=lambda opcode, size: size > 0), "an empty first frame begins"),
+        (
+            "06.2",
+            Judge(begun=lambda opcode, size, begins: size > 0),
+            r"an empty first frame begins(?s:.*)expected +None",
+        ),
+        (
+            "06.2",
+            Judge(begun=lambda opcode, size, begins: size > 0 if begins else opcode is not None),
+            r"an empty first frame begins(?s:.*)expected +\(1, 1002\)",
+        ),
         ("06.2", Judge(whole=False), "all its frames together"),
         ("06.2", Judge(anew=False), "counted anew(?s:.*)expected +None"),
         ("06.2", Judge(too_big=lambda size, limit: size >= limit), "only more are too many"),
@@ -492,7 +506,8 @@ async def test_an_answer_with_a_frame_and_an_opcode_of_its_own_is_right():
         ("06.3", one_frame_a_read, "one read may bring several(?s:.*)ValueError"),
         ("06.3", leaving(keeps=False, size=65_536), "one Decoder must see them all"),
         ("06.3", leaving(masked=True), r"Decoder\(masked=False\)"),
-        ("06.3", leaving(pongs=True), r"not even a pong(?s:.*)received +\[Frame(?s:.*)PONG"),
+        ("06.3", leaving(pongs=None), r"gets a pong with its payload(?s:.*)received +\[\]"),
+        ("06.3", leaving(pongs=lambda _: b""), r"gets a pong with its payload(?s:.*)PONG"),
         ("06.3", leaving(echoes=True), "one close frame each"),
         ("06.3", leaving(looks=False), "for ever(?s:.*)hangs up in the middle"),
         ("06.3", leaving(looks=False, seconds=None), "for ever(?s:.*)hangs up in the middle"),

@@ -211,6 +211,7 @@ class Goodbye(NamedTuple):
     expected: the code to return
     code:     the one that the client is told to send
     most:     bytes that one read gives
+    pings:    their payloads, each of which is to be answered
     """
 
     story: str
@@ -220,6 +221,7 @@ class Goodbye(NamedTuple):
     hint: str
     code: int = 1000
     most: int = 65_536
+    pings: tuple[bytes, ...] = ()
 
 
 def _close(code: int | None) -> bytes:
@@ -279,7 +281,8 @@ GOODBYES = [
         [(0.05, encode(Frame(Opcode.PING, b"?"))), (0.1, _close(1000))],
         "eof",
         1000,
-        "before the close frame comes a ping: drop it and read on",
+        "before the close frame comes a ping: answer it and read on",
+        pings=(b"?",),
     ),
     Goodbye(
         "the server hangs up in the middle of its close frame",
@@ -394,11 +397,14 @@ def _hint_for_code(server: Server, received: object) -> str | None:
 def _has_ended(server: Server, is_open: bool) -> None:
     """Raise Wrong if the client has said something more, or left the connection open."""
     goodbye, more = server.goodbye, server.frames[1:]
-    if more:
-        hint = "nothing is to be sent after your close frame, not even a pong"
-        if more[0].opcode == Opcode.CLOSE:
+    pongs = [Frame(Opcode.PONG, payload) for payload in goodbye.pings]
+    if [frame._replace(mask=None) for frame in more] != pongs:
+        hint = "a ping that comes before the server's close frame gets a pong with its payload"
+        if any(frame.opcode == Opcode.CLOSE for frame in more):
             hint = "one close frame each: the server's is the answer to yours"
-        _fail(goodbye, hint, Words("no frame after the close frame"), more)
+        elif not pongs:
+            hint = "after your close frame only a ping is answered, and nothing else is sent"
+        _fail(goodbye, hint, pongs or Words("no frame after the close frame"), more)
     if is_open:
         hint = "the writer was left open: writer.close(), however it has ended"
         _fail(goodbye, hint, Words("a closed writer"), Words("an open one"))
