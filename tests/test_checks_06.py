@@ -216,6 +216,7 @@ class Leaver:
     one: bool = False
     skips: bool = True
     pongs: Callable | None = lambda payload: payload
+    pong_mask: Callable | None = new_mask
     echoes: bool = False
     given: Callable = lambda close: close[0]
 
@@ -248,7 +249,9 @@ class Leaver:
                         self.send(writer, Opcode.CLOSE, frame.payload)
                     return self.given(parse_close(frame.payload))
                 if frame.opcode is Opcode.PING and self.pongs:
-                    self.send(writer, Opcode.PONG, self.pongs(frame.payload))
+                    mask = self.pong_mask and self.pong_mask()
+                    pong = Frame(Opcode.PONG, self.pongs(frame.payload), mask=mask)
+                    writer.write(encode(pong))
                 if not self.skips:
                     return 1006
 
@@ -294,6 +297,13 @@ async def one_frame_a_read(reader, writer, code):
         if frame.opcode is Opcode.CLOSE:
             writer.close()
             return parse_close(frame.payload)[0]
+
+
+async def chatting(reader, writer, code):
+    """One more message, after the close frame."""
+    writer.write(encode(Frame(Opcode.CLOSE, close_payload(code), mask=new_mask())))
+    writer.write(encode(Frame(Opcode.TEXT, b"bye", mask=new_mask())))
+    return await leaving(opcode=None)(reader, writer, code)
 
 
 async def open_after_an_end(reader, writer, code):
@@ -508,6 +518,8 @@ async def test_an_answer_with_a_frame_and_an_opcode_of_its_own_is_right():
         ("06.3", leaving(masked=True), r"Decoder\(masked=False\)"),
         ("06.3", leaving(pongs=None), r"gets a pong with its payload(?s:.*)received +\[\]"),
         ("06.3", leaving(pongs=lambda _: b""), r"gets a pong with its payload(?s:.*)PONG"),
+        ("06.3", leaving(pong_mask=None), r"and so is its pong(?s:.*)mask=None"),
+        ("06.3", chatting, "only a ping is answered"),
         ("06.3", leaving(echoes=True), "one close frame each"),
         ("06.3", leaving(looks=False), "for ever(?s:.*)hangs up in the middle"),
         ("06.3", leaving(looks=False, seconds=None), "for ever(?s:.*)hangs up in the middle"),

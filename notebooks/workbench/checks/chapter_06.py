@@ -405,6 +405,9 @@ def _has_ended(server: Server, is_open: bool) -> None:
         elif not pongs:
             hint = "after your close frame only a ping is answered, and nothing else is sent"
         _fail(goodbye, hint, pongs or Words("no frame after the close frame"), more)
+    if any(frame.mask is None for frame in more):
+        hint = "a client's frames are masked, and so is its pong"
+        _fail(goodbye, hint, Words("a masked pong"), more)
     if is_open:
         hint = "the writer was left open: writer.close(), however it has ended"
         _fail(goodbye, hint, Words("a closed writer"), Words("an open one"))
