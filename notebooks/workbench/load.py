@@ -71,7 +71,7 @@ class Floor(asyncio.Protocol):
 
 
 async def costs(
-    serves: Mapping[str, Callable[..., Any]], in_flight: int, questions: int = 300, turns: int = 7
+    serves: Mapping[str, Callable[..., Any]], in_flight: int, questions: int = 200, turns: int = 5
 ) -> dict[str, float]:
     """Microseconds of the processor that an echoed message costs each server.
 
