@@ -470,7 +470,7 @@ class Server:
 
 
 class Reader(StreamReader):
-    """Gives at most `most` bytes a read, and others their turn before each.
+    """Gives at most `most` bytes a read, and waits if it is read from after the end for ever.
 
     at_end: how often it was read from when there was nothing more to come
     """
@@ -481,11 +481,10 @@ class Reader(StreamReader):
         self._most = most
 
     async def read(self, n: int = -1) -> bytes:
-        await asyncio.sleep(0)
         if self.at_eof() or self.exception():
             self.at_end += 1
             if self.at_end > 100:
-                await asyncio.Event().wait()  # an answer that is left behind does not spin
+                await asyncio.Event().wait()  # others have their turn, and the answer can be ended
         return await super().read(min(n, self._most))
 
 
