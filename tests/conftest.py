@@ -22,7 +22,13 @@ from workbench.checks import check
 from workbench.second_kernel import channels
 
 # Files whose tests look at the clock: nothing else runs beside them.
-ALONE = {"test_gateway_load.py", "test_hostile.py", "test_notebooks.py", "test_race.py"}
+ALONE = {
+    "test_gateway_load.py",
+    "test_hostile.py",
+    "test_notebooks.py",
+    "test_race.py",
+    "test_server_load.py",
+}
 
 
 @pytest.hookimpl(wrapper=True)
