@@ -27,6 +27,10 @@ EXTENSIONS = "Sec-WebSocket-Extensions"
 MAX_CONTROL = 125  # bytes of payload in a control frame (section 5.5)
 COMPRESSED = 4  # RSV1 among the three reserved bits (RFC 7692, section 6)
 
+# What each frame is compared with: up to Python 3.11, to look a member up in its Enum costs
+# more than the comparison.
+CONTINUATION, TEXT, BINARY, CLOSE = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE
+
 
 class State(Enum):
     """Where a connection stands, from the first state to the last, and what that means."""
@@ -35,6 +39,9 @@ class State(Enum):
     OPEN = "messages go both ways (section 5)"
     CLOSING = "our close frame is sent, and the other side's has not come (section 7.1.3)"
     CLOSED = "nothing more is sent or read, and the TCP connection may end (section 7.1.4)"
+
+
+OPEN = State.OPEN  # with which each message is compared, too
 
 
 class StateError(RuntimeError):
@@ -116,7 +123,7 @@ class Handshake:
         if self.request is None:
             raise StateError("there is no request to accept")
         data = handshake.accept(self.request, subprotocol, [*self._fields, *headers])
-        self.state, self.subprotocol = State.OPEN, subprotocol
+        self.state, self.subprotocol = OPEN, subprotocol
         return data
 
     def refuse(self, refusal: Refusal) -> bytes:
@@ -163,7 +170,7 @@ class Handshake:
             fields = Headers(each for each in fields if each[0].lower() != EXTENSIONS.lower())
         rest = Response(response.status, response.reason, fields)
         self.subprotocol = handshake.check_response(rest, self._key, self._offered)
-        self.state = State.OPEN
+        self.state = OPEN
         return [response]
 
 
@@ -179,11 +186,11 @@ class Sender(Handshake):
 
     def send_text(self, text: str) -> bytes:
         """A text message. Raises ValueError for half of a surrogate pair, which is no text."""
-        return self._send(Opcode.TEXT, text.encode())
+        return self._send(TEXT, text.encode())
 
     def send_binary(self, data: bytes) -> bytes:
         """A binary message."""
-        return self._send(Opcode.BINARY, data)
+        return self._send(BINARY, data)
 
     def send_ping(self, payload: bytes = b"") -> bytes:
         """A ping. Raises ValueError for more than 125 bytes (section 5.5)."""
@@ -199,7 +206,7 @@ class Sender(Handshake):
         Raises ValueError for a code that may not be sent, or a reason over 123 bytes.
         """
         payload = b"" if code is None else frames.close_payload(code, reason)
-        data = self._send(Opcode.CLOSE, payload)
+        data = self._send(CLOSE, payload)
         self.state, self.sent = State.CLOSING, Close(*frames.parse_close(payload))
         return data
 
@@ -209,8 +216,8 @@ class Sender(Handshake):
         return not self.is_client and self._codec is None
 
     def _send(self, opcode: Opcode, payload: bytes) -> bytes:
-        self._expect(State.OPEN)
-        if opcode >= Opcode.CLOSE:
+        self._expect(OPEN)
+        if opcode >= CLOSE:
             if len(payload) > MAX_CONTROL:
                 raise ValueError(f"a control frame has at most 125 bytes, not {len(payload)}")
         elif self._codec is not None:
@@ -247,23 +254,23 @@ class Assembly:
         Raises FrameError, and then no more can be added.
         """
         opcode, payload = frame.opcode, frame.payload
-        if frame.rsv or not frame.fin or self._opcode or opcode is Opcode.CONTINUATION:
+        if frame.rsv or not frame.fin or self._opcode or opcode is CONTINUATION:
             return self._add_fragment(frame, codec)
         if len(payload) > self.max_size:
             raise self._too_big()
-        return Message(payload if opcode is Opcode.BINARY else self._text(payload, True))
+        return Message(payload if opcode is BINARY else self._text(payload, True))
 
     def _add_fragment(self, frame: Frame, codec: Any) -> Message | None:
         self._check(frame, codec)
         piece: Any = frame.payload
-        if frame.opcode is not Opcode.CONTINUATION:
+        if frame.opcode is not CONTINUATION:
             self._opcode, self._is_compressed = frame.opcode, frame.rsv == COMPRESSED
         if self._is_compressed:
             piece = codec.decompress(piece, frame.fin, self.max_size - self.size)
         self.size += len(piece)
         if self.size > self.max_size or len(self._pieces) >= self.max_fragments:
             raise self._too_big()
-        if self._opcode is Opcode.TEXT:
+        if self._opcode is TEXT:
             piece = self._text(piece, frame.fin)
         self._pieces.append(piece)
         if not frame.fin:
@@ -279,7 +286,7 @@ class Assembly:
 
     def _check(self, frame: Frame, codec: Any) -> None:
         """What may come next: a first frame or a continuation, marked as compressed or not."""
-        is_first = frame.opcode is not Opcode.CONTINUATION
+        is_first = frame.opcode is not CONTINUATION
         if is_first and self._opcode is not None:
             raise FrameError("a message begins inside another (section 5.4)")
         if not is_first and self._opcode is None:
@@ -291,6 +298,9 @@ class Assembly:
         """The characters that end in this payload (section 8.1)."""
         data = self._cut + payload if self._cut else payload
         try:
+            if fin:
+                self._cut = b""
+                return data.decode()
             text, used = utf_8_decode(data, "strict", fin)
             self._cut = data[used:]
             if b"\xed\xa0" <= self._cut < b"\xee":  # half a surrogate pair, which Python lets wait
@@ -337,7 +347,7 @@ class Protocol(Sender):
         events: list[Event] = []
         if self.state is State.CONNECTING:
             events, data = self._receive_head(data), b""
-        if self.state in (State.OPEN, State.CLOSING):
+        if self.state in (OPEN, State.CLOSING):
             if self._unread:
                 data, self._unread = self._unread + data, b""
             try:
@@ -362,10 +372,10 @@ class Protocol(Sender):
 
     def _receive_frames(self, data: bytes, events: list[Event]) -> None:
         for frame in self._decoder.feed(data):
-            if frame.opcode < Opcode.CLOSE:
+            if frame.opcode < CLOSE:
                 if (message := self._assembly.add(frame, self._codec)) is not None:
                     events.append(message)
-                if not frame.fin or frame.opcode is Opcode.CONTINUATION:
+                if not frame.fin or frame.opcode is CONTINUATION:
                     self._decoder.max_payload = self._longest(2 if self._codec else 1)
             else:
                 events.append(self._receive_control(frame))
@@ -385,16 +395,16 @@ class Protocol(Sender):
             self._answers.append(self._encode(Opcode.PONG, frame.payload))
             return Ping(frame.payload)
         self.received = Close(*frames.parse_close(frame.payload))
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self.sent = self.received
-            self._answers.append(self._encode(Opcode.CLOSE, frame.payload))
+            self._answers.append(self._encode(CLOSE, frame.payload))
         self.state = State.CLOSED
         return self.received
 
     def _fail(self, error: FrameError) -> Close:
         """Say which rule was broken, and end (section 7.1.7)."""
-        if self.state is State.OPEN:
+        if self.state is OPEN:
             self.sent = Close(error.code, str(error).encode()[:123].decode(errors="ignore"))
-            self._answers.append(self._encode(Opcode.CLOSE, frames.close_payload(*self.sent)))
+            self._answers.append(self._encode(CLOSE, frames.close_payload(*self.sent)))
         self.state = State.CLOSED
         return Close(CloseCode.ABNORMAL_CLOSURE, str(error))
