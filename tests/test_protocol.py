@@ -292,6 +292,46 @@ def test_a_wrong_byte_in_a_first_fragment_is_noticed_at_once(side, payload):
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("frames", "noticed"),
+    [
+        ([(1, b"ab\xff" + b"c" * 9, True)], 3),
+        ([(1, b"a\xe2\x82b" + b"c" * 9, True)], 4),
+        ([(1, b"a\xed\xa0" + b"c" * 9, True)], 3),
+        ([(1, b"a", False), (0, b"bcd\xff" + b"e" * 9, True)], 4),
+        ([(1, b"a\xe2", False), (0, b"\x82b" + b"c" * 9, True)], 2),
+        ([(2, b"\xff" * 9, True)], None),
+        ([(2, b"a", False), (0, b"\xff" * 9, True)], None),
+        ([(1, "é€𝄞".encode(), True), (1, "é".encode(), True)], None),
+        ([(1, b"a\xe2", False), (0, b"\x82\xac", True)], None),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_wrong_byte_is_noticed_before_its_frame_is_whole(side, frames, noticed, size):
+    connection = opened(side)
+    *before, last = [wire(side, *frame) for frame in frames]
+    for data in before:
+        connection.receive(data)
+    header = len(last) - len(frames[-1][1])
+    for start in range(0, len(last), size):
+        closes = [e for e in connection.receive(last[start : start + size]) if type(e) is Close]
+        if closes:
+            assert noticed is not None and start < header + noticed <= start + size
+            return assert_failed(side, connection, closes, 1007, "not UTF-8")
+    assert noticed is None
+
+
+def test_a_compressed_text_is_not_looked_at_before_it_is_whole():
+    _, server = connected(extension=Shout())
+    data = wire(SERVER, 1, b"\xff" * 9, rsv=4)
+    assert server.receive(data[:-1]) == []
+    _, server = connected(extension=Shout())
+    server.receive(wire(SERVER, 1, b"a", False, 4))
+    assert server.receive(wire(SERVER, 0, b"\xff" * 9)[:-1]) == []
+
+
+@BOTH
 def test_a_text_that_ends_inside_a_character(side):
     connection = opened(side)
     events = connection.receive(wire(side, 1, b"a", fin=False) + wire(side, 0, b"\xe2\x82"))

@@ -245,6 +245,7 @@ class Assembly:
         self._pieces: list[Any] = []
         self.size = 0
         self._cut = b""  # a character whose end is in the next frame
+        self._ahead = b""  # the same, of a frame that is not whole
 
     def add(self, frame: Frame, codec: Any) -> Message | None:
         """Take in a frame, and give the message if that is its last.
@@ -295,20 +296,55 @@ class Assembly:
             raise FrameError("RSV1 is set where nothing is compressed (section 5.2)")
 
     def _text(self, payload: bytes, fin: bool) -> str:
-        """The characters that end in this payload (section 8.1)."""
-        data = self._cut + payload if self._cut else payload
-        try:
-            if fin:
-                self._cut = b""
-                return data.decode()
-            text, used = utf_8_decode(data, "strict", fin)
-            self._cut = data[used:]
-            if b"\xed\xa0" <= self._cut < b"\xee":  # half a surrogate pair, which Python lets wait
-                self._cut.decode()
-        except UnicodeDecodeError:
-            rule = "a text that is not UTF-8 (section 8.1)"
-            raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
+        text, self._cut = _characters(self._cut + payload if self._cut else payload, fin)
         return text
+
+    def look(self, coming: Frame, seen: int) -> None:
+        """Notice that a text is none in a frame that is not whole yet (section 8.1).
+
+        coming: what there is of it, but for the `seen` bytes that were looked at before
+        """
+        is_first = coming.opcode is not CONTINUATION
+        is_plain = not (coming.rsv if is_first else self._is_compressed)
+        if is_plain and (coming.opcode if is_first else self._opcode) is TEXT:
+            if not seen:
+                self._ahead = b"" if is_first else self._cut
+            _, self._ahead = _characters(self._ahead + coming.payload, False)
+
+
+def _characters(data: bytes, fin: bool) -> tuple[str, bytes]:
+    """The characters that end in these bytes of a text, and what is left for the next.
+
+    Raises FrameError with 1007, as soon as nothing that follows could make them right.
+    """
+    try:
+        if fin:
+            return data.decode(), b""
+        text, used = utf_8_decode(data, "strict", False)
+        rest = data[used:]
+        if b"\xed\xa0" <= rest < b"\xee":  # half a surrogate pair, which Python lets wait
+            rest.decode()
+    except UnicodeDecodeError:
+        rule = "a text that is not UTF-8 (section 8.1)"
+        raise FrameError(rule, CloseCode.INVALID_PAYLOAD_DATA) from None
+    return text, rest
+
+
+class Lookahead(Decoder):
+    """A decoder that also shows a frame that is still coming."""
+
+    def coming(self, seen: int) -> Frame | None:
+        """A text or a continuation that is coming, with its payload so far after `seen` bytes."""
+        if self._header is None or self._buffer[0] & 0x0F > TEXT:
+            return None
+        start, (first, second) = self._header[0], self._buffer[:2]
+        if len(self._buffer) <= start + seen:
+            return None
+        payload = bytes(self._buffer[start + seen :])
+        if second & 0x80:
+            key = bytes(self._buffer[start - 4 : start]) * 2
+            payload = frames.apply_mask(payload, key[seen % 4 :][:4])
+        return Frame(Opcode(first & 0x0F), payload, False, first >> 4 & 7)
 
 
 class Protocol(Sender):
@@ -332,7 +368,8 @@ class Protocol(Sender):
     ) -> None:
         super().__init__(is_client, extension)
         self._assembly = Assembly(max_size, max_fragments)
-        self._decoder = Decoder(
+        self._seen = 0  # bytes that were looked at of a frame that is not whole
+        self._decoder = Lookahead(
             masked=not is_client,
             max_payload=self._longest(2 if extension else 1),
             allowed_rsv=COMPRESSED if extension else 0,
@@ -348,8 +385,7 @@ class Protocol(Sender):
         if self.state is State.CONNECTING:
             events, data = self._receive_head(data), b""
         if self.state in (OPEN, State.CLOSING):
-            if self._unread:
-                data, self._unread = self._unread + data, b""
+            data, self._unread = self._unread + data, b""
             try:
                 self._receive_frames(data, events)
             except FrameError as error:
@@ -366,12 +402,12 @@ class Protocol(Sender):
 
     def take_answers(self) -> bytes:
         """What has to be sent for what was received: pongs, a close frame, a refusal. Once."""
-        answers = b"".join(self._answers)
-        self._answers.clear()
+        answers, self._answers = b"".join(self._answers), []
         return answers
 
     def _receive_frames(self, data: bytes, events: list[Event]) -> None:
         for frame in self._decoder.feed(data):
+            self._seen = 0
             if frame.opcode < CLOSE:
                 if (message := self._assembly.add(frame, self._codec)) is not None:
                     events.append(message)
@@ -380,7 +416,10 @@ class Protocol(Sender):
             else:
                 events.append(self._receive_control(frame))
                 if self.state is State.CLOSED:
-                    break
+                    return
+        if (coming := self._decoder.coming(self._seen)) is not None:
+            self._assembly.look(coming, self._seen)
+            self._seen += len(coming.payload)
 
     def _longest(self, factor: int) -> int:
         """Bytes that the next frame may have; of noise, compression makes more than there were."""
