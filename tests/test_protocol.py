@@ -322,6 +322,29 @@ def test_a_wrong_byte_is_noticed_before_its_frame_is_whole(side, frames, noticed
     assert noticed is None
 
 
+@BOTH
+def test_each_frame_is_looked_at_from_its_first_byte_on(side):
+    connection = opened(side)
+    for byte in wire(side, 1, b"abcde", False):
+        assert connection.receive(bytes([byte])) == []
+    second = wire(side, 0, b"\xff" + b"c" * 9)
+    events = connection.receive(second[: len(second) - 9])
+    assert_failed(side, connection, events, 1007, "not UTF-8")
+
+
+@pytest.mark.parametrize(("opcode", "times"), [(1, 2), (2, 1)])
+def test_no_byte_is_unmasked_more_often_than_it_must(monkeypatch, opcode, times):
+    unmasked = []
+    apply_mask = protocol.frames.apply_mask
+    counting = lambda data, key: unmasked.append(len(data)) or apply_mask(data, key)  # noqa: E731
+    monkeypatch.setattr(protocol.frames, "apply_mask", counting)
+    connection, data = opened(SERVER), wire(SERVER, opcode, b"a" * 1000)
+    unmasked.clear()
+    for start in range(0, len(data), 10):
+        connection.receive(data[start : start + 10])
+    assert sum(unmasked) <= times * 1000
+
+
 def test_a_compressed_text_is_not_looked_at_before_it_is_whole():
     _, server = connected(extension=Shout())
     data = wire(SERVER, 1, b"\xff" * 9, rsv=4)
