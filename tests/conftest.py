@@ -23,6 +23,8 @@ from workbench.second_kernel import channels
 
 # Files whose tests look at the clock: nothing else runs beside them.
 ALONE = {
+    "test_benchmarks.py",
+    "test_frames.py",
     "test_gateway_load.py",
     "test_hostile.py",
     "test_notebooks.py",
