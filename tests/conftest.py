@@ -33,6 +33,14 @@ ALONE = {
 }
 
 
+# Files that take longest, and mostly wait: begun first, so that none is left to the end.
+FIRST = {"test_jupyterlab.py", "test_pages.py", "test_panel.py", "test_readme.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     """Let the tests of ALONE run while those of no other process do.
