@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import series
 from jupyter_client.manager import AsyncKernelManager
-from workbench import kernel
+from workbench import kernel, node
 from workbench.checks import check
 from workbench.second_kernel import channels
 
@@ -120,6 +121,22 @@ async def assert_hint(exercise: str, answer: object, hint: str) -> None:
     assert verdict.passed is False, verdict.text
     assert re.search(hint, verdict.text), verdict.text
     assert kernel.status() == "nothing is running"
+
+
+@asynccontextmanager
+async def node_program(script: str, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A Node program that may use `ws`, ended at the latest with the block. Gives its output."""
+    if why := node.why_not():
+        missing(why)
+    process = await asyncio.create_subprocess_exec(
+        *("node", "-e", script, *arguments), cwd=node.FOLDER, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process.stdout
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 class Kernel:

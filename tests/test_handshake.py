@@ -7,7 +7,6 @@ import asyncio
 import base64
 import io
 import json
-import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -15,8 +14,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
-import series
-from conftest import missing, read_head
+from conftest import node_program, read_head
 from hypothesis import example, given
 from hypothesis import strategies as st
 from nestling import handshake
@@ -46,7 +44,6 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-NODE = series.NOTEBOOKS / "node"
 TIMEOUT = 10
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -721,24 +718,6 @@ async def test_the_client_of_the_websockets_library_sees_a_wrong_accept():
             await connect(f"ws://127.0.0.1:{port}/chat", proxy=None)
 
 
-@asynccontextmanager
-async def node(script: str, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
-    """A Node program that may use `ws`, ended at the latest with the block. Gives its output."""
-    if not shutil.which("node"):
-        missing("no Node: install Node 20 or newer, then run npm ci --prefix notebooks/node")
-    if not (NODE / "node_modules" / "ws").is_dir():
-        missing("no ws package: run npm ci --prefix notebooks/node")
-    process = await asyncio.create_subprocess_exec(
-        *("node", "-e", script, *arguments), cwd=NODE, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process.stdout
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 WS_SERVER = """
 const { WebSocketServer } = require("ws");
 const handleProtocols = (offered) => offered.has("superchat") ? "superchat" : false;
@@ -760,7 +739,7 @@ socket.on("error", (error) => tell({ error: error.message }));
 
 
 async def test_our_request_opens_a_connection_to_the_ws_package():
-    async with node(WS_SERVER) as output, asyncio.timeout(TIMEOUT):
+    async with node_program(WS_SERVER) as output, asyncio.timeout(TIMEOUT):
         port = int(await output.readline())
         assert await open_with_our_bytes(port, []) == (None, HELLO)
         assert await open_with_our_bytes(port, ["chat", "superchat"]) == ("superchat", HELLO)
@@ -778,7 +757,7 @@ async def test_our_request_opens_a_connection_to_the_ws_package():
 )
 async def test_the_client_of_the_ws_package_reads_our_response(broken, path, offered, told):
     async with our_server(broken) as (port, received), asyncio.timeout(TIMEOUT):
-        async with node(WS_CLIENT, f"ws://127.0.0.1:{port}{path}", *offered) as output:
+        async with node_program(WS_CLIENT, f"ws://127.0.0.1:{port}{path}", *offered) as output:
             assert json.loads(await output.readline()) == told
         if "said" in told:
             assert received == [b"\x81\x85"]

@@ -8,7 +8,6 @@ import gc
 import json
 import os
 import resource
-import shutil
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ import pytest
 import websockets.asyncio.client
 import websockets.asyncio.server
 from aiohttp import web
-from conftest import missing, until
+from conftest import node_program, until
 from gateways import HOST, TIMEOUT, Echo, raw, request, serving, talk
 from nestling.client import GatewayClient
 from nestling.connection import COLLECTED, WAITING, Connection
@@ -31,7 +30,6 @@ from nestling.server import Server, broadcast, connect, serve
 from nestling.transport import UNREAD, Serve
 from test_application import AS_NEST
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
-from workbench.node import FOLDER
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
@@ -136,22 +134,6 @@ async def test_the_aiohttp_client(compress):
                 assert client.close_code == code
 
 
-@asynccontextmanager
-async def node(script: str, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
-    """A Node program that may use `ws`, ended with the block. Gives its output."""
-    if not shutil.which("node") or not (FOLDER / "node_modules" / "ws").exists():
-        missing("no Node with ws: run npm ci --prefix notebooks/node")
-    process = await asyncio.create_subprocess_exec(
-        *("node", "-e", script, *arguments), cwd=FOLDER, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        yield process.stdout
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 WS_CLIENT = """
 const { WebSocket } = require("ws");
 const [url, compress] = process.argv.slice(1);
@@ -187,7 +169,7 @@ async def test_the_ws_client_of_node(compression):
     lines = []
     async with listening(compression=compression, max_size=LARGE) as (_, url):
         script = WS_CLIENT % json.dumps(CODES)
-        async with node(script, url, json.dumps(bool(compression))) as output:
+        async with node_program(script, url, json.dumps(bool(compression))) as output:
             while (line := json.loads(await output.readline())) != "end":
                 lines.append(line)
     assert ["pong", "there?"] in lines
@@ -276,7 +258,7 @@ server.on("connection", (socket, request) => {
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
 async def test_a_ws_server_of_node(compression):
-    async with node(WS_SERVER, json.dumps(bool(compression))) as output:
+    async with node_program(WS_SERVER, json.dumps(bool(compression))) as output:
         async with asyncio.timeout(TIMEOUT * 2):
             url = f"ws://{HOST}:{int(await output.readline())}/"
             await check_client(url, compression=compression)
