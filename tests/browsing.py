@@ -100,7 +100,11 @@ async def jupyterlab(
         yield f"http://127.0.0.1:{port[1]}{base}lab/tree/{{}}?token={TOKEN}", tmp_path / "notebooks"
     finally:
         process.terminate()
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), 10)
+        except TimeoutError:  # now and then a thread of its own keeps it
+            process.kill()
+            await process.wait()
         await draining
 
 
