@@ -22,18 +22,6 @@ from workbench import kernel, node
 from workbench.checks import check
 from workbench.second_kernel import channels
 
-# Files whose tests look at the clock: nothing else runs beside them.
-ALONE = {
-    "test_benchmarks.py",
-    "test_frames.py",
-    "test_gateway_load.py",
-    "test_hostile.py",
-    "test_notebooks.py",
-    "test_race.py",
-    "test_server_load.py",
-}
-
-
 # Files that take longest, and mostly wait: begun first, so that none is left to the end.
 FIRST = {"test_jupyterlab.py", "test_pages.py", "test_panel.py", "test_readme.py"}
 
@@ -44,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Let the tests of ALONE run while those of no other process do.
+    """Let a test that is marked `measures` run while those of no other process do.
 
     Who wants to be alone waits at the door, and nobody passes it meanwhile.
     """
@@ -53,7 +41,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
     import fcntl
 
     path = Path(tempfile.gettempdir()) / os.environ["PYTEST_XDIST_TESTRUNUID"]
-    mode = fcntl.LOCK_EX if item.path.name in ALONE else fcntl.LOCK_SH
+    mode = fcntl.LOCK_EX if item.get_closest_marker("measures") else fcntl.LOCK_SH
     with path.with_suffix(".door").open("a") as door, path.with_suffix(".room").open("a") as room:
         fcntl.flock(door, fcntl.LOCK_EX)
         fcntl.flock(room, mode)

@@ -604,6 +604,7 @@ def test_four_times_the_payload_in_small_pieces_takes_about_four_times_as_long(m
     assert large / seconds(4 * MIB) < 10
 
 
+@pytest.mark.measures
 def test_four_times_the_frames_in_one_piece_take_about_four_times_as_long():
     def seconds(count: int) -> float:
         data = encode(Frame(TEXT, bytes(60), mask=MASK)) * count

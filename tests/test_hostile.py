@@ -26,6 +26,8 @@ from nestling.frames import Frame, Opcode, close_payload, encode, new_mask
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
 from websockets.asyncio.client import connect
 
+pytestmark = pytest.mark.measures
+
 # A good client is answered within this, in seconds, whatever others do.
 SERVED = 0.2
 
@@ -161,15 +163,15 @@ class Attacker(Raw):
         self.writer.transport.abort()
 
     async def flood(self, data: bytes, most: int = 40 * 2**20, seconds: float = 0.4) -> int:
-        """Send this over and over; how many bytes were sent in that time, or until nobody reads."""
+        """Send this over and over for that time or until nobody reads; how many bytes went."""
         chunk = data * (2**16 // len(data) + 1)
         sent = 0
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(seconds):
                 while sent < most:
                     self.writer.write(chunk)
-                    await self.writer.drain()
                     sent += len(chunk)
+                    await self.writer.drain()
         return sent
 
     async def flood_and_read(self, data: bytes) -> None:
@@ -485,7 +487,7 @@ async def pings(attacker):
 @attack("it floods with what is ignored")
 async def ignored(attacker):
     sent = await attacker.flood(IGNORED, most=2**18)
-    await until(lambda: attacker.victim.server.ignored == sent // len(IGNORED))
+    await until(lambda: attacker.victim.server.ignored == sent // len(IGNORED), 15)
 
 
 @attack("it floods with pings and what is ignored, and does not read")

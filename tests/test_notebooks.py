@@ -10,6 +10,8 @@ import pytest
 import series
 from nbformat import NotebookNode
 
+pytestmark = pytest.mark.measures
+
 # A chapter's Run All takes 15 s at most on 2 cores, that of the measurements 45 s.
 SECONDS = {"03": 45}
 

@@ -115,6 +115,7 @@ def test_what_has_to_be_positive(wrong):
         schedule(1, wrong, seed=0)
 
 
+@pytest.mark.measures
 async def test_a_source_publishes_on_time_and_wakes_who_waits():
     source = Source(schedule(50, 0.2, seed=0, periodic=True))
     publishing = asyncio.create_task(source.publish())
@@ -131,6 +132,7 @@ async def test_a_source_publishes_on_time_and_wakes_who_waits():
 # The law
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("arm", [SHORT, SHORT_CLOSE])
 def test_short_polling_is_half_an_interval_late(runs, arm):
     found = runs["random"]
@@ -141,6 +143,7 @@ def test_short_polling_is_half_an_interval_late(runs, arm):
     assert D < min(latencies) < max(latencies) < T + D + 3 * max(found.lag)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("arm", [SHORT, SHORT_CLOSE])
 def test_short_polling_asks_in_vain_as_often_as_the_law_says(runs, arm):
     result = runs["random"].results[arm]
@@ -151,6 +154,7 @@ def test_short_polling_asks_in_vain_as_often_as_the_law_says(runs, arm):
     assert result.connections == (1 if arm == SHORT else result.requests)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("plan", ["random", "slow", "fast"])
 @pytest.mark.parametrize("arm", STREAMS)
 def test_a_stream_is_one_delay_late_at_any_rate(runs, plan, arm):
@@ -160,6 +164,7 @@ def test_a_stream_is_one_delay_late_at_any_rate(runs, plan, arm):
     assert (result.requests, result.empty, result.connections) == (1, 0, 1)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("plan", ["random", "slow", "fast"])
 def test_long_polling_is_never_later_than_three_delays(runs, plan):
     found = runs[plan]
@@ -167,6 +172,7 @@ def test_long_polling_is_never_later_than_three_delays(runs, plan):
     assert D < min(latencies) < max(latencies) < 3 * D + 4 * max(found.lag)
 
 
+@pytest.mark.measures
 def test_long_polling_has_its_knee_where_a_round_trip_is_a_period(runs):
     slow, fast = runs["slow"], runs["fast"]
     below, above = slow.results["long poll"], fast.results["long poll"]
@@ -176,6 +182,7 @@ def test_long_polling_has_its_knee_where_a_round_trip_is_a_period(runs):
     assert above.requests < 0.9 * len(fast.events)
 
 
+@pytest.mark.measures
 def test_long_polling_asks_more_than_short_polling_once_events_are_frequent(runs):
     results = runs["fast"].results
     assert results["long poll"].requests > 2 * results[SHORT].requests
@@ -183,6 +190,7 @@ def test_long_polling_asks_more_than_short_polling_once_events_are_frequent(runs
     assert mean(results["long poll"].latencies) < mean(results[SHORT].latencies)
 
 
+@pytest.mark.measures
 async def test_a_poll_that_is_due_while_one_is_under_way_is_left_out():
     events = schedule(20, 2, seed=1)
     found = await race([ShortPolling(0.05)], events, delay=0.04)
@@ -193,6 +201,7 @@ async def test_a_poll_that_is_due_while_one_is_under_way_is_left_out():
     assert result.missing == result.doubled == []
 
 
+@pytest.mark.measures
 def test_the_lag_is_looked_at_all_the_time(runs):
     found = runs["random"]
     seconds = max(result.end - result.begin for result in found.results.values())
@@ -200,6 +209,7 @@ def test_the_lag_is_looked_at_all_the_time(runs):
     assert 0 <= min(found.lag) <= found.lag_p99 <= max(found.lag)
 
 
+@pytest.mark.measures
 async def test_a_stall_counts_for_as_long_as_it_lasts():
     async def stall() -> None:
         await asyncio.sleep(0.4)
@@ -216,6 +226,7 @@ async def test_a_stall_counts_for_as_long_as_it_lasts():
 # What arrives, and what is counted
 
 
+@pytest.mark.measures
 async def test_nothing_is_lost_or_doubled_at_any_rate():
     plans = [schedule(1, 5, seed=4), schedule(20, 4, seed=5), schedule(100, 3, seed=6)]
     races = await asyncio.gather(*(race(six(), plan, 0.01) for plan in plans))
@@ -425,6 +436,7 @@ class Lines:
         inbox.deliver([number])
 
 
+@pytest.mark.measures
 async def test_an_arm_of_ones_own():
     events = schedule(40, 2, seed=1)
     found = await race([Lines(), WebSocket()], events, D)
@@ -618,6 +630,7 @@ async def test_a_race_that_is_cancelled(after):
 # A race that is run again
 
 
+@pytest.mark.measures
 async def test_a_race_on_a_late_loop_is_run_again():
     def runner(*lags: float, delay: float = 0.05):
         races = [Race(delay, [], {}, [lag]) for lag in lags]
@@ -670,6 +683,7 @@ def test_races_on_time_are_judged_in_words(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.measures
 async def test_races_come_in_the_order_of_their_plans(capsys):
     plans = [Plan([WebSocket()], schedule(5, n, seed=n), n / 100, n) for n in (1, 2)]
     found = await side_by_side(plans)

@@ -30,6 +30,8 @@ from nestling.handshake import build_request, new_key, parse_response
 from nestling.server import broadcast, serve
 from nestling.transport import UNREAD
 
+pytestmark = pytest.mark.measures
+
 HOST = "127.0.0.1"
 IDLE = 10_000
 READERS = 1_000
