@@ -69,6 +69,20 @@ def test_begins_with_what_the_reader_wants_to_know(path):
 
 
 @each_chapter
+def test_what_takes_longer_than_45_minutes_has_a_half_time(path):
+    notebook = series.read(path)
+    first, *others = (cell.source for cell in text_cells(notebook))
+    whole = int(re.search(r"\*\*Time\*\* (\d+) minutes", first)[1])
+    halves = re.search(r"minutes, in two sittings of (\d+) and (\d+)\b", first)
+    assert bool(halves) == (whole > 45)
+    marked = re.findall(r"> \*\*Half-time\.\*\* .+\n\n## ", "\n".join(others))
+    assert len(marked) == bool(halves)
+    if halves:
+        minutes = [int(half) for half in halves.groups()]
+        assert sum(minutes) == whole and max(minutes) <= 45
+
+
+@each_chapter
 def test_ends_with_the_required_sections_and_a_cell_that_stops_everything(path):
     notebook = series.read(path)
     assert headings(notebook, 2)[-len(SECTIONS) :] == SECTIONS

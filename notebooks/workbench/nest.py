@@ -1,4 +1,4 @@
-"""A real Nest beside the kernel: the programs of node/nest/, compiled and run as child processes."""
+"""A real Nest beside the kernel: the programs of node/nest/, run as child processes."""
 
 from __future__ import annotations
 
