@@ -174,6 +174,7 @@ def state(axes: Axes, layer: str) -> tuple[str, Rectangle]:
         ("04", "gateway", ["handshake", "frames", "cable"], ["client", "protocol"]),
         ("05", "client", ["handshake", "frames", "cable", "gateway"], ["protocol"]),
         ("06", "protocol", ["handshake", "frames", "cable", "gateway", "client"], []),
+        ("07", "gateway", MAP[:2] + MAP[3:6] + ["cable"], []),
     ],
 )
 def test_the_map_says_where_the_reader_is_and_what_is_still_to_come(
@@ -214,7 +215,7 @@ def test_the_map_says_in_words_what_it_shows():
     assert "frames, where a message begins and ends, and of which type it is (you are here)" in alt
     assert "(chapter 05, still to come); gateway" in alt and "(chapter 01)" in alt
     with pytest.raises(KeyError):
-        drawings.stack("07")
+        drawings.stack("08")
 
 
 # Ticks

@@ -105,13 +105,16 @@ _HERE = {
     "04": "Chapter 04 builds the gateway: a method for each kind of message",
     "05": "Chapter 05 builds the client: each answer to the one who asked",
     "06": "Chapter 06 builds the protocol, and the server around it",
+    "07": "Chapter 07 puts the original beside our gateway: Nest, on the same cable",
 }
+
+_AGAIN = {"07": "gateway"}  # the layer that a later chapter comes back to
 
 
 def stack(chapter: str) -> Picture:
     """The map of the series: what a vote passes through, and *you are here*.
 
-    `chapter` is a number from "00" to "06"; what later chapters take apart is still to come.
+    `chapter` is a number from "00" to "07"; what later chapters take apart is still to come.
     Raises KeyError for a chapter without a place on the map.
     """
     title = _HERE[chapter]
@@ -145,7 +148,7 @@ def _draw_sides(axes: Axes, bottom: float) -> None:
 
 def _state(layer: Layer, chapter: str) -> str:
     """What the map says of a layer to a reader of a chapter."""
-    if layer.chapter == chapter:
+    if chapter == layer.chapter or _AGAIN.get(chapter) == layer.name:
         return "you are here"
     if layer.chapter is None:
         return "your operating system's"
