@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from asyncio import StreamReader
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from nestling.application import create
@@ -23,8 +24,9 @@ from nestling.handshake import build_request, new_key, parse_response
 from websockets.asyncio.server import serve
 
 from workbench import nest as real
+from workbench.relay import HOST
 
-HOST = "127.0.0.1"
+_log = logging.getLogger("nestling.gateway")
 
 _NESTED = "[" * 5000 + "]" * 5000
 
@@ -45,7 +47,8 @@ class Ending:
     server:   "Nest" and its version, or "ours"
     input:    what was sent, in words
     client:   what the client saw, in its order
-    code:     the exit code of the process; None if it goes on, and answers the next client
+    lives:    whether it answers the next client
+    code:     the exit code of its process, if that has ended
     error:    the first telling line of its error output, if it said anything
     recorded: whether this is a recording, because Node or Nest is missing here
     """
@@ -53,16 +56,13 @@ class Ending:
     server: str
     input: str
     client: tuple[str, ...]
+    lives: bool
     code: int | None
     error: str
     recorded: bool = False
 
-    @property
-    def lives(self) -> bool:
-        return self.code is None
-
     def __repr__(self) -> str:
-        end = "goes on" if self.lives else f"has ended, exit code {self.code}"
+        end = "goes on" if self.lives else f"ends, with exit code {self.code}"
         lines = ["(recorded, since Nest is missing here)"] if self.recorded else []
         lines += [f"{self.server}, {self.input}: {end}"]
         lines += [f"    the client sees   {seen}" for seen in self.client]
@@ -82,28 +82,31 @@ async def nest(name: str) -> Ending:
         return Ending(**found | {"client": tuple(found["client"]), "recorded": True})
     async with real.running("endings") as (process, port):
         client = tuple(await _send(port, target, message))
-        code = None if await _answers(port) else await _exit_code(process)
-        if code is None:
+        lives = await _answers(port)
+        code = None if lives else await _exit_code(process)
+        if lives:
             process.kill()
         said = (await process.stderr.read()).decode(errors="replace")
-    return Ending(f"Nest {real.version()}", what, client, code, real.telling(said))
+    return Ending(f"Nest {real.version()}", what, client, lives, code, real.telling(said))
 
 
 async def ours(name: str) -> Ending:
     """Send the input of that name to a gateway of ours that does the same, in this kernel.
 
-    Its `code` is 0 if it answers no more, which must not happen.
+    What it would log is in `error`. Raises KeyError as `nest` does.
     """
     what, target, message = INPUTS[name]
     app = create(EndingsGateway())
     await app.listen(0, host=HOST, serve=serve)
+    _log.addFilter(_unheard)
     try:
         client = tuple(await _send(app.ports[0], target, message))
-        code = None if await _answers(app.ports[0]) else 0
+        lives = await _answers(app.ports[0])
     finally:
         await app.close(grace=0)
+        _log.removeFilter(_unheard)
     error = "; ".join(f"{type(error).__name__}: {error}" for error in app.errors)
-    return Ending("ours", what, client, code, error)
+    return Ending("ours", what, client, lives, None, error)
 
 
 @websocket_gateway()
@@ -135,8 +138,6 @@ class EndingsGateway:
 async def _send(port: int, target: str, message: str | None, quiet: float = 1.0) -> list[str]:
     """Connect, send, and look until the connection ends or nothing comes for `quiet` seconds."""
     async with _opened(port, target) as (reader, status, rest, send):
-        if not status:
-            return ["no answer: the connection is dropped"]
         if status != "101 Switching Protocols":
             return [status]
         if message is not None:
@@ -147,7 +148,7 @@ async def _send(port: int, target: str, message: str | None, quiet: float = 1.0)
 async def _answers(port: int) -> bool:
     """Whether the next client gets its echo."""
     try:
-        async with _opened(port, "/") as (reader, status, rest, send):
+        async with _opened(port, "/") as (reader, _, rest, send):
             await send('{"event":"echo","data":"still there"}')
             return '"still there"' in await _seen(reader, rest, 2.0, items=1)
     except OSError:
@@ -156,7 +157,7 @@ async def _answers(port: int) -> bool:
 
 @asynccontextmanager
 async def _opened(port: int, target: str) -> AsyncIterator[tuple[Any, ...]]:
-    """A connection, the status of what answers it ("" for none), what follows, and `send`."""
+    """A connection: its reader, the status that answers it, what follows that, and `send`."""
     reader, writer = await asyncio.open_connection(HOST, port)
 
     async def send(text: str) -> None:
@@ -169,8 +170,11 @@ async def _opened(port: int, target: str) -> AsyncIterator[tuple[Any, ...]]:
         async with asyncio.timeout(5):
             while (parsed := parse_response(head)) is None and (piece := await _read(reader)):
                 head += piece
-        response, rest = parsed or (None, b"")
-        yield reader, f"{response.status} {response.reason}" if response else "", rest, send
+        if parsed is None:
+            said = f"half an answer, {head.decode()!r}, then" if head else "no answer:"
+            yield reader, f"{said} the connection is lost", b"", send
+        else:
+            yield reader, f"{parsed[0].status} {parsed[0].reason}", parsed[1], send
     finally:
         writer.transport.abort()
 
@@ -220,6 +224,5 @@ async def _exit_code(process: Process) -> int:
         return await process.wait()
 
 
-def record(endings: dict[str, Ending]) -> dict[str, dict[str, Any]]:
-    """What `nest` needs where there is no Nest, as JSON can say it."""
-    return {name: asdict(ending) for name, ending in endings.items()}
+def _unheard(record: logging.LogRecord) -> bool:
+    return False

@@ -19,6 +19,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "node" / "nest"
 RECORDED = FOLDER / "recorded.json"
@@ -29,7 +30,7 @@ COMPILE = 60.0  # seconds that the compiler has
 _INSTALL = "npm ci --prefix notebooks/node/nest"
 
 # What Nest's logger puts before what it says, and after it.
-_LOGGED = re.compile(r"\[Nest\] \d+ +- .*? (?:LOG|WARN|ERROR|DEBUG|VERBOSE|FATAL) (.*?)(?: \+\d+ms)?$")
+_LOGGED = re.compile(r"\[Nest\] \d+ +- .*? +[A-Z]+ (\[.*?)(?: \+\d+ms)?$")
 
 # An error's name and what it says, as Node reports it; a call as the compiler writes it.
 _ERROR = re.compile(r"(?:Uncaught )?(\w*(?:Error|Exception))(?: \[\w+\])?(: .*)")
@@ -106,17 +107,17 @@ async def build() -> None:
 
 
 def _is_stale() -> bool:
-    sources = [*(FOLDER / "src").glob("*.ts"), FOLDER / "tsconfig.json", FOLDER / "package.json"]
-    compiled = [FOLDER / "dist" / f"{source.stem}.js" for source in sources if source.suffix == ".ts"]
+    sources = list((FOLDER / "src").glob("*.ts"))
+    compiled = [FOLDER / "dist" / f"{source.stem}.js" for source in sources]
     if not all(path.exists() for path in compiled):
         return True
-    oldest = min(path.stat().st_mtime for path in compiled)
-    return any(source.stat().st_mtime > oldest for source in sources)
+    newest = max(path.stat().st_mtime for path in [*sources, FOLDER / "tsconfig.json"])
+    return newest > min(path.stat().st_mtime for path in compiled)
 
 
 @asynccontextmanager
 async def node(
-    *arguments: str, cwd: Path = FOLDER, stderr: int | None = None, ends: bool = True
+    *arguments: str, cwd: Path | None = None, stderr: int | None = None, ends: bool = True
 ) -> AsyncIterator[Process]:
     """A Node process with pipes, ended with the block.
 
@@ -127,7 +128,7 @@ async def node(
     environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "NODE_OPTIONS")}
     process = await asyncio.create_subprocess_exec(
         *("node", *loaded, *arguments),
-        cwd=cwd,
+        cwd=cwd or FOLDER,
         env=environment | {"NO_COLOR": "1"},
         stdin=PIPE,
         stdout=PIPE,
@@ -158,3 +159,8 @@ def logged(line: str) -> str:
     """A line that a program printed; of Nest's logger only what it says."""
     found = _LOGGED.match(line)
     return found[1] if found else line
+
+
+def recorded(part: str) -> dict[str, Any]:
+    """What tests/refresh.py has recorded of a real Nest: `endings` or `programs`."""
+    return json.loads(RECORDED.read_text())[part]
