@@ -84,8 +84,7 @@ async def nest(name: str) -> Ending:
         client = tuple(await _send(port, target, message))
         lives = await _answers(port)
         code = None if lives else await _exit_code(process)
-        if lives:
-            process.kill()
+        real.end(process)
         said = (await process.stderr.read()).decode(errors="replace")
     return Ending(f"Nest {real.version()}", what, client, lives, code, real.telling(said))
 
@@ -220,7 +219,7 @@ async def _exit_code(process: Process) -> int:
         async with asyncio.timeout(5):
             return await process.wait()
     except TimeoutError:
-        process.kill()
+        real.end(process)
         return await process.wait()
 
 

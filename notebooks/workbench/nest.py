@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -139,9 +140,19 @@ async def node(
     try:
         yield process
     finally:
-        with suppress(ProcessLookupError):
-            process.kill()
+        end(process)
         await process.wait()
+
+
+def end(process: Process) -> None:
+    """End a process, if it has not ended yet; its exit code comes out of `process.wait()`.
+
+    `process.kill()` would look first whether it has ended, and so take the exit code away from
+    asyncio, which then warns that it does not know the process.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def telling(text: str) -> str:
