@@ -614,6 +614,21 @@ async def test_an_error_while_entering_comes_out_and_nothing_runs():
     assert kernel.status() == "nothing is running"
 
 
+async def test_an_error_while_leaving_is_kept():
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            raise KeyError("inside")
+
+    await kernel.hold("it", broken())
+    held = kernel._running["it"]
+    await asyncio.sleep(0)
+    await kernel.stop("it")
+    assert [repr(error) for error in held.errors] == ["KeyError('inside')"]
+
+
 async def test_a_cell_that_is_stopped_while_it_enters_leaves_nothing():
     notes = []
 

@@ -195,8 +195,7 @@ def program(folder: Path) -> Any:
 
 
 def _run(folder: Path, file: str, *options: str) -> Any:
-    # Node and the compiler see the links as the packages themselves, so that those find only
-    # packages that have been linked, too.
+    # Node takes the links for the packages themselves, so that those find only what is linked, too.
     links = ("--preserve-symlinks", "--preserve-symlinks-main")
     return nest.node(*options, *links, file, cwd=folder, stderr=PIPE)
 

@@ -14,7 +14,6 @@ const OPTIONS = {
   target: ts.ScriptTarget.ES2022,
   experimentalDecorators: true,
   emitDecoratorMetadata: true,
-  preserveSymlinks: true,
   skipLibCheck: true,
 };
 
