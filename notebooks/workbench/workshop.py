@@ -20,7 +20,7 @@ import re
 import shutil
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -75,15 +75,16 @@ class Workshop:
         for a package that is not here, and NestError if the compiler fails.
         """
         if isinstance(program, Step):
-            program, packages = program.sources, program.packages
-        packages = sorted(packages)
+            sources, packages = program.sources, program.packages
+        else:
+            sources, packages = dict(program), tuple(packages)
         async with self._turn:
             await self._end_program()
-            self._key = key_of(program, packages, options)
+            self._key = key_of(sources, packages, options)
             if nest.why_not():
                 return Compiled.recorded(self._recorded("errors"))
-            lay_out(self._folder, program, packages)
-            found = await self._ask_compiler(list(program), options)
+            lay_out(self._folder, sources, packages)
+            found = await self._ask_compiler(list(sources), options)
             self.kept[self._key] = {"errors": found}
             return Compiled(Diagnostic(**one) for one in found)
 
@@ -131,7 +132,7 @@ class Workshop:
         await self._compiling.aclose()
 
     async def _start(self) -> Outcome:
-        process = await self._running.enter_async_context(program(self._folder))
+        process = await self._running.enter_async_context(run_main(self._folder))
         outcome = Outcome()
         try:
             async with asyncio.timeout(nest.START):
@@ -189,12 +190,12 @@ def key_of(sources: Mapping[str, str], packages: Iterable[str], options: Mapping
 # A program and its folder
 
 
-def program(folder: Path) -> Any:
-    """A context manager: the process of the program that was compiled in a folder."""
+def run_main(folder: Path) -> AbstractAsyncContextManager[Process]:
+    """The process of the program that was compiled in a folder; any port it asks for is free."""
     return _run(folder, "dist/main.js", "--import", (nest.FOLDER / "cable.mjs").as_uri())
 
 
-def _run(folder: Path, file: str, *options: str) -> Any:
+def _run(folder: Path, file: str, *options: str) -> AbstractAsyncContextManager[Process]:
     # Node takes the links for the packages themselves, so that those find only what is linked, too.
     links = ("--preserve-symlinks", "--preserve-symlinks-main")
     return nest.node(*options, *links, file, cwd=folder, stderr=PIPE)
