@@ -277,16 +277,26 @@ async def all_at_once(situated: Kernel) -> tuple[int, list[int]]:
     return pid, pids
 
 
+async def all_gone(pids: list[int]) -> None:
+    """Wait until these processes have ended; those that have not are ended, whatever the test."""
+    try:
+        await until(lambda: all(map(is_gone, pids)), 10)
+    finally:
+        for pid in pids:
+            if not is_gone(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
 async def test_nothing_is_left_when_the_kernel_is_restarted(situated):
     _, pids = await all_at_once(situated)
     await situated.restart()
-    await until(lambda: all(map(is_gone, pids)), 10)
+    await all_gone(pids)
 
 
 async def test_nothing_is_left_when_the_kernel_is_killed(situated):
     pid, pids = await all_at_once(situated)
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: all(map(is_gone, pids)), 10)
+    await all_gone(pids)
 
 
 async def test_stop_does_not_end_what_is_to_outlive_the_cell(situated):
