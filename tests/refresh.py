@@ -4,7 +4,8 @@
                                      versions that Binder installs: those of this environment
     python tests/refresh.py 00 01    those whose names begin so
 
-With chapter 05, what Node's client does is recorded anew, for readers without Node.
+With chapter 05, what Node's client does is recorded anew, for readers without Node; with
+chapter 07, what a real Nest does.
 A notebook in which a cell fails is left as it was.
 """
 
@@ -12,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import requires, version
 from pathlib import Path
 
@@ -27,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "notebooks"))
 import series
 from nestling.application import create
 from nestling.events import EventsGateway
-from workbench import kernel, node
+from workbench import article_code, endings, kernel, nest, node
+from workbench.workshop import workshop
 
 WITHOUT_ADDRESS = (
     "give [mybinder.org](https://mybinder.org) the address of this repository and, as the URL"
@@ -78,6 +82,21 @@ async def record_node() -> None:
     await kernel.stop_all()
 
 
+async def record_nest() -> None:
+    """Record what a real Nest says to the article's code, and what ends it."""
+    async with workshop() as shop:
+        for step in (*article_code.STEPS, article_code.BOTH):
+            await shop.compile(step)
+            await shop.run()
+            await shop.ask(article_code.MESSAGE)
+        for options in ({}, {"port": 0}, {"module": True}):
+            await shop.client(article_code.CLIENT, **options)
+        await shop.compile(article_code.PRINTED, noImplicitAny=True)
+    ended = {name: asdict(await endings.nest(name)) for name in endings.INPUTS}
+    text = json.dumps({"programs": shop.kept, "endings": ended}, indent=1)
+    nest.RECORDED.write_text(f"{text}\n")
+
+
 def repository() -> str:
     """Where the series is on GitHub, owner/name, as pyproject.toml or the remote says; or ""."""
     remote = subprocess.run(
@@ -116,6 +135,11 @@ def main() -> int:
             print(f"chapter 05 needs Node here: {why}")
             return 2
         asyncio.run(record_node())
+    if any(path.name.startswith("07") for path in paths):
+        if why := nest.why_not():
+            print(f"chapter 07 needs Nest here: {why}")
+            return 2
+        asyncio.run(record_nest())
     try:
         for path in paths:
             refresh(path)

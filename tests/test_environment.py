@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from workbench import environment, node
+from workbench import environment, nest, node
 from workbench.environment import Finding
 
 
@@ -56,6 +56,21 @@ def test_node_without_its_package(tmp_path, monkeypatch):
     found = named("Node's package ws")
     assert found.found == "missing"
     assert found.cure.startswith("run, in a terminal: npm ci --prefix notebooks/node")
+
+
+def test_node_without_nest_and_with_it(tmp_path, monkeypatch):
+    program = tmp_path / "node"
+    program.write_text("#!/bin/sh\necho v20.0.0\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(nest, "FOLDER", tmp_path)
+    assert named("Nest").found == "missing"
+    assert named("Nest").cure.startswith("run, in a terminal: npm ci --prefix notebooks/node/nest")
+    for package in ("@nestjs/core", "@nestjs/platform-ws", "typescript"):
+        assert named("Nest").found == "missing"
+        (tmp_path / "node_modules" / package).mkdir(parents=True)
+        (tmp_path / "node_modules" / package / "package.json").write_text('{"version": "12.3.4"}')
+    assert named("Nest") == Finding("Nest", "12.3.4")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -572,3 +573,93 @@ async def test_the_module_reloaded_in_a_kernel(real_kernel):
 async def test_what_a_handler_prints_lands_in_the_cell_that_is_running(real_kernel):
     await real_kernel.run(ECHO + "server = await kernel.start('echo', echo)")
     assert "heard hello" in await real_kernel.run("await ask(server.url)")
+
+
+# What outlives the cell though it is a context manager
+
+
+@asynccontextmanager
+async def noted(notes: list[str]) -> AsyncIterator[str]:
+    notes.append("entered")
+    try:
+        yield "value"
+    finally:
+        notes.append("left")
+
+
+async def test_a_context_manager_is_held_until_its_name_is_stopped():
+    notes = []
+    assert await kernel.hold("it", noted(notes)) == "value"
+    await asyncio.sleep(0)
+    assert (notes, kernel.status()) == (["entered"], "it: a task, running")
+    await kernel.stop("it")
+    assert notes == ["entered", "left"]
+
+
+async def test_holding_a_name_again_leaves_what_was_held_first():
+    first, second = [], []
+    await kernel.hold("it", noted(first))
+    await kernel.hold("it", noted(second))
+    assert (first, second) == (["entered", "left"], ["entered"])
+
+
+async def test_an_error_while_entering_comes_out_and_nothing_runs():
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        raise KeyError("inside")
+        yield
+
+    with pytest.raises(KeyError, match="inside"):
+        await kernel.hold("it", broken())
+    assert kernel.status() == "nothing is running"
+
+
+async def test_an_error_while_leaving_is_kept():
+    @asynccontextmanager
+    async def broken() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            raise KeyError("inside")
+
+    await kernel.hold("it", broken())
+    held = kernel._running["it"]
+    await asyncio.sleep(0)
+    await kernel.stop("it")
+    assert [repr(error) for error in held.errors] == ["KeyError('inside')"]
+
+
+async def test_a_cell_that_is_stopped_while_it_enters_leaves_nothing():
+    notes = []
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        async with noted(notes):
+            await asyncio.sleep(60)
+            yield
+
+    cell = asyncio.create_task(kernel.hold("it", slow()))
+    while not notes:
+        await asyncio.sleep(0.001)
+    cell.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cell
+    assert (notes, kernel.status()) == (["entered", "left"], "nothing is running")
+
+
+async def test_what_is_stopped_while_it_is_entered_does_not_keep_the_cell_waiting():
+    notes = []
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        async with noted(notes):
+            await asyncio.sleep(60)
+            yield
+
+    cell = asyncio.create_task(kernel.hold("it", slow()))
+    while not notes:
+        await asyncio.sleep(0.001)
+    await kernel.stop("it")
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(5):
+            await cell

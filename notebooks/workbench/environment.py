@@ -16,7 +16,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from workbench import node
+from workbench import nest, node
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements.txt"
 PYTHON = (3, 11)
@@ -79,8 +79,8 @@ def _archived() -> Iterator[Finding]:
 
 
 def _node() -> Iterator[Finding]:
-    """Node and its WebSocket library `ws`; only the chapter on clients uses them."""
-    cure = f"install Node {NODE} or newer to run Node's clients; all else works without"
+    """Node, its WebSocket library `ws`, and Nest; without them there are recordings."""
+    cure = f"install Node {NODE} or newer to run Node's programs; all else works without"
     if not (program := shutil.which("node")):
         yield Finding("Node", "missing", cure)
         return
@@ -93,6 +93,10 @@ def _node() -> Iterator[Finding]:
         yield Finding("Node's package ws", json.loads(package.read_text())["version"])
     else:
         yield Finding("Node's package ws", "missing", f"{node.why_not()} (only chapter 05 uses it)")
+    if why := nest.why_not():
+        yield Finding("Nest", "missing", f"{why} (only chapter 07 uses it)")
+    else:
+        yield Finding("Nest", nest.version())
 
 
 def _browser() -> Finding:

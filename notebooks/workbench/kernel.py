@@ -22,9 +22,9 @@ import signal
 import urllib.request
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from nestling.application import Application
@@ -34,6 +34,8 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.http11 import Request, Response
 
 HOST = "127.0.0.1"
+
+T = TypeVar("T")
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -245,6 +247,34 @@ async def background(name: str, coroutine: Coroutine[Any, Any, Any]) -> Backgrou
         await _stop(name)
         _running[name] = task = Background(name, coroutine)
     return task
+
+
+async def hold(name: str, context: AbstractAsyncContextManager[T]) -> T:
+    """Enter an asynchronous context manager that outlives the cell, until `name` is stopped.
+
+    Gives what entering it gives, and raises what that raises. A server or task that runs under
+    `name` is stopped first.
+    """
+    entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    async def until_stopped() -> None:
+        try:
+            async with context as value:
+                entered.set_result(value)
+                await asyncio.Event().wait()
+        except Exception as error:
+            if entered.done():
+                raise
+            entered.set_exception(error)
+        finally:
+            entered.cancel()
+
+    await background(name, until_stopped())
+    try:
+        return await entered
+    except BaseException:
+        await stop(name)
+        raise
 
 
 async def stop(name: str, grace: float = 1.0) -> None:
