@@ -72,7 +72,7 @@ async def run(program: str, port: int | None, timeout: float = 10.0) -> Run:
     if why_not():
         return recording(program, port)
     if port is None:
-        return await _execute(program, f"ws://{HOST}:{unused_port()}", timeout, [])
+        return await _execute(program, f"ws://{HOST}:{_unused_port()}", timeout, [])
     async with Relay(port) as relay:
         return await _execute(program, relay.url, timeout, relay.taps)
 
@@ -127,8 +127,7 @@ def _without_machine(text: str) -> str:
     return "\n".join(line.strip() for line in kept if line.strip(" ^"))
 
 
-def unused_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
+def _unused_port() -> int:
     with socket.socket() as held:
         held.bind((HOST, 0))
         return held.getsockname()[1]

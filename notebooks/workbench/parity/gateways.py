@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
@@ -13,7 +15,16 @@ from typing import Any
 from nestling.application import Application, create
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
 
-from workbench.node import unused_port
+from workbench.relay import HOST
+
+
+def free_port() -> int:
+    """A port that is free, of those that no system gives away when it is asked for any."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as held, suppress(OSError):
+            held.bind((HOST, port))
+            return port
 
 
 async def turns(count: int) -> None:
@@ -345,7 +356,7 @@ async def started(serve: Callable[..., Any], **options: Any) -> AsyncIterator[in
     """The application on a free port of 127.0.0.1, carried by `serve`; its port."""
     values, leaving = Values(), Leaving()
     gateways = [values, Order(), Errors(), Hooks(), Greeting(), Crowd(), First(), Second(), Inner()]
-    app = create(*gateways, OwnPort(), *sharing(unused_port()))
+    app = create(*gateways, OwnPort(), *sharing(free_port()))
     leaving.app = create(leaving)
     options["serve"] = serve
     try:

@@ -33,6 +33,7 @@ async def play(conversation: Conversation, host: str, port: int, timeout: float 
         async with asyncio.timeout(timeout):
             for step in (Again(conversation.request), *conversation.steps, Do.SETTLE):
                 if isinstance(step, Again):
+                    await asyncio.gather(*(client.flush() for client in clients))
                     clients.append(await _open(host, port, step.request, said, conversation.whole))
                 elif not clients[-1].ended:
                     await clients[-1].do(step)
@@ -68,10 +69,11 @@ class Client:
         self._decoder = Decoder(masked=False, max_payload=LARGEST)
         self._awaited: str | None = None
         self._has_closed = False
+        self._unsent = b""
 
     async def open(self, request: bytes, whole: bool = False) -> None:
         """Send the request, and write down the answer."""
-        self._writer.write(request)
+        self._unsent = request
         data = b""
         while not self.ended and not (parsed := parse_response(data)):
             data += await self._read()
@@ -99,11 +101,11 @@ class Client:
                 self._take(await self._read())
         elif step is Do.SETTLE:
             self._awaited = f"settled {len(self.said)}"
-            await self._write(*say("settled", self._awaited))
+            self._send(*say("settled", self._awaited))
             while not self.ended and self._awaited:
                 self._take(await self._read())
         elif isinstance(step, Frame | bytes):
-            await self._write(step)
+            self._send(step)
 
     def drop(self) -> None:
         """End TCP without a word."""
@@ -117,10 +119,10 @@ class Client:
                 continue
             self.said.append(canonical(frame))
             if frame.opcode is Opcode.CLOSE and not self._has_closed:
-                self._has_closed = True
-                self._writer.write(masked(frame))
+                self._send(frame)
 
     async def _read(self) -> bytes:
+        await self.flush()
         data = b""
         with suppress(ConnectionError):
             data = await self._reader.read(65536)
@@ -130,10 +132,15 @@ class Client:
             self._writer.close()
         return data
 
-    async def _write(self, step: Frame | bytes) -> None:
+    def _send(self, step: Frame | bytes) -> None:
         self._has_closed |= isinstance(step, Frame) and step.opcode is Opcode.CLOSE
+        self._unsent += masked(step) if isinstance(step, Frame) else step
+
+    async def flush(self) -> None:
+        """Send what is to be sent: in one piece, so that what comes back has one order."""
+        data, self._unsent = self._unsent, b""
         with suppress(ConnectionError):
-            self._writer.write(masked(step) if isinstance(step, Frame) else step)
+            self._writer.write(data)
             await self._writer.drain()
 
 
@@ -149,7 +156,7 @@ def head(response: Response, body: bytes, whole: bool) -> list[str]:
 
 def canonical(frame: Frame) -> str:
     """A frame in a line, the same for texts that are equal as JSON, whatever their spelling."""
-    if frame.opcode is not Opcode.TEXT:
+    if frame.opcode is not Opcode.TEXT or not frame.fin:
         return show(frame)
     try:
         value = json.loads(frame.payload, parse_float=_number)

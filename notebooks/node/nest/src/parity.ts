@@ -2,7 +2,7 @@
 
 import { EventEmitter, once } from 'node:events';
 import type { IncomingMessage } from 'node:http';
-import { type AddressInfo, createServer, Server } from 'node:net';
+import { createServer, Server } from 'node:net';
 import {
   createParamDecorator, type ExecutionContext, type INestApplication, Module, ParseIntPipe, UseGuards,
 } from '@nestjs/common';
@@ -21,10 +21,15 @@ Server.prototype.listen = function (this: Server, port: unknown, host?: unknown,
   return listen.call(this, port, host ?? '127.0.0.1', ...more);
 };
 
+/** A port that is free, of those that no system gives away when it is asked for any. */
 async function freePort(): Promise<number> {
-  const server = createServer().listen(0);
-  await once(server, 'listening');
-  const { port } = server.address() as AddressInfo;
+  const port = 20_000 + Math.floor(Math.random() * 10_000);
+  const server = createServer().listen(port);
+  try {
+    await once(server, 'listening');
+  } catch {
+    return freePort();
+  }
   await once(server.close(), 'close');
   return port;
 }

@@ -93,7 +93,7 @@ def values() -> Iterator[Conversation]:
     for name, value in VALUES.items():
         yield Conversation(name, say("identity", value))
     yield Conversation("a value that comes later", say("later", {"a": 1}))
-    yield Conversation("null", say("identity", None))
+    yield Conversation("null as a value", say("identity", None))
     yield Conversation("nothing", say("nothing"))
     yield Conversation("nothing, later", say("later", None))
     yield Conversation("1.0 and 1e2", raw('{"event":"identity","data":[1.0,1e2]}'))
@@ -124,15 +124,14 @@ def streams() -> Iterator[Conversation]:
 def order() -> Iterator[Conversation]:
     """Which answer comes first."""
     slow = say("wait", "A") + say("wait", "B") + say("identity", "C")
-    opened = say("open", "B") + (Do.SETTLE,) + say("open", "A")
+    opened = (*say("open", "B"), Do.SETTLE, *say("open", "A"))
     yield Conversation("slow A, slow B, fast C", slow + opened)
     fast = sum((say("identity", number) for number in range(20)), ())
     yield Conversation("twenty that are fast", fast)
     later = sum((say("later", number) for number in range(5)), ())
     yield Conversation("five that take equally long", later)
-    two = say("gated", "A") + say("gated", "B") + (Do.SETTLE,)
-    ended = say("open", "B") + (Do.SETTLE,) + say("open", "A")
-    yield Conversation("two streams", two + ended)
+    two = (*say("gated", "A"), *say("gated", "B"), Do.SETTLE)
+    yield Conversation("two streams", two + opened)
     yield Conversation("a stream that waits, and a value", say("gated", "A") + say("identity", 1))
 
 
@@ -159,7 +158,7 @@ def ids() -> Iterator[Conversation]:
     twice = say("wait", "A", id=7) + say("identity", 1, id=7)
     confused = improvement("two answers with one id could not be told apart")
     yield Conversation("an id that is still in use", twice, ours=confused)
-    cancelled = say("gated", "A", id=7) + (Do.SETTLE,) + raw('{"id":7,"cancel":true}')
+    cancelled = (*say("gated", "A", id=7), Do.SETTLE, *raw('{"id":7,"cancel":true}'))
     stopped = improvement("a stream can be ended without ending the connection")
     yield Conversation("a stream that is cancelled", cancelled, ours=stopped)
     deep = raw('{"id":7,' + DEEP[1:])
