@@ -1,0 +1,93 @@
+"""Conversations as text and as HTML: what was sent, what each server said, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from workbench.parity.conversation import EQUAL, sent, short
+
+if TYPE_CHECKING:
+    from workbench.parity.compared import Compared, Found
+
+
+def differences(found: Found) -> Report:
+    """The rows that are not equal, by their verdict."""
+    rows = [row for row in found.rows if any(v != EQUAL for v in row.verdicts.values())]
+    return Report(rows, found.recorded)
+
+
+class Report:
+    """Rows by their verdict; as HTML, each opens to what was said."""
+
+    def __init__(self, rows: Sequence[Compared], recorded: bool) -> None:
+        self._recorded = recorded
+        self.groups: dict[str, list[Compared]] = {}
+        for row in sorted(rows, key=_weight):
+            self.groups.setdefault(_group(row), []).append(row)
+
+    def _said(self, row: Compared) -> list[tuple[str, list[str]]]:
+        """What was sent, and what was said, each by those who said it."""
+        by_words: dict[tuple[str, ...], list[str]] = {}
+        for server, said in row.said.items():
+            named = "Nest (recorded)" if server == "Nest" and self._recorded else server
+            by_words.setdefault(tuple(said), []).append(named)
+        heard = [(" and ".join(who), [*map(short, said)]) for said, who in by_words.items()]
+        return [("sent", sent(row.conversation) or ["the usual request"]), *heard]
+
+    def __repr__(self) -> str:
+        lines = []
+        for group, rows in self.groups.items():
+            lines.append(f"{group}: {len(rows)}")
+            for row in rows:
+                lines += [f"  {row.conversation.family}: {row.conversation.name}", *_reasons(row)]
+                for who, said in self._said(row):
+                    lines += [f"    {who}:", *(f"      {line}" for line in said)]
+        return "\n".join(lines) or "no difference"
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for group, rows in self.groups.items():
+            parts.append(f"<p><b>{escape(group)}</b>: {len(rows)}</p>")
+            parts += [
+                self._details(row, is_open=len(self.groups) == len(rows) == 1) for row in rows
+            ]
+        return "".join(parts) or "<p>no difference</p>"
+
+    def _details(self, row: Compared, is_open: bool) -> str:
+        said = "".join(
+            f"<div>{escape(who)}</div><div style='margin:0 0 .4em 1.5em;font-family:monospace;"
+            f"white-space:pre-wrap;overflow-wrap:anywhere'>{escape(chr(10).join(lines))}</div>"
+            for who, lines in self._said(row)
+        )
+        why = "".join(f"<br>{escape(line.strip())}" for line in _reasons(row))
+        name = f"{escape(row.conversation.family)}: <b>{escape(row.conversation.name)}</b>"
+        return (
+            f"<details{' open' * is_open} style='text-align:left'><summary>{name}{why}</summary>"
+            f"<div style='margin:.4em 0 .8em 1.5em'>{said}</div></details>"
+        )
+
+
+_KINDS = ["unlisted", "stale", "improvement", "library", "Python", "unknown", "equal"]
+
+
+def _weight(row: Compared) -> list[int]:
+    return [_KINDS.index(verdict.kind) for verdict in row.verdicts.values()]
+
+
+def _group(row: Compared) -> str:
+    kinds = {verdict.kind for verdict in row.verdicts.values()}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return ", ".join(f"{server}: {verdict.kind}" for server, verdict in row.verdicts.items())
+
+
+def _reasons(row: Compared) -> list[str]:
+    """Why each server of ours differs, once where the reason is the same."""
+    reasons: dict[str, list[str]] = {}
+    for server, verdict in row.verdicts.items():
+        reasons.setdefault(verdict.reason, []).append(server)
+    alone = len(reasons) == 1
+    named = ((why, "" if alone else f"{', '.join(who)}: ") for why, who in reasons.items() if why)
+    return [f"    {who}{why}" for why, who in named]
