@@ -39,9 +39,9 @@ async def test_a_row_can_be_copied_and_run_after_the_imports(row, monkeypatch):
 
 @each_row
 def test_a_row_is_short(row):
-    assert len(row.typescript.splitlines()) <= 6
-    assert max(map(len, row.typescript.splitlines())) <= 96
-    assert max(map(len, row.code.code.splitlines())) <= 80
+    assert len(row.typescript.splitlines()) <= 7
+    assert max(map(len, row.typescript.splitlines())) <= 66
+    assert max(map(len, row.code.code.splitlines())) <= 72
 
 
 # What a proof finds

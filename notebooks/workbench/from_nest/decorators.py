@@ -8,10 +8,11 @@ from workbench.from_nest.talk import Talk, serving
 
 TYPESCRIPT = """\
 @WebSocketServer() server!: Server;
-
 @SubscribeMessage('say')
-say(@MessageBody() data: string, @ConnectedSocket() client: WebSocket) {
-  for (const each of this.server.clients) each.send(JSON.stringify({ event: 'said', data }));
+say(@MessageBody() data: string,
+    @ConnectedSocket() client: WebSocket) {
+  const said = JSON.stringify({ event: 'said', data });
+  this.server.clients.forEach(each => each.send(said));
 }"""
 
 

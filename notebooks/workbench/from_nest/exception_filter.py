@@ -14,7 +14,7 @@ class TellRange extends BaseWsExceptionFilter {
   catch(error: RangeError, host: ArgumentsHost) {
     super.catch(new WsException(error.message), host);
   }
-} // and above a method, or its class: @UseFilters(new TellRange())"""
+} // above a method or its class: @UseFilters(new TellRange())"""
 
 
 def telling(*errors):

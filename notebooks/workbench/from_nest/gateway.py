@@ -10,7 +10,7 @@ TYPESCRIPT = """\
 @WebSocketGateway({ path: '/sums' })
 class Sums {
   @SubscribeMessage('add')
-  add(client: WebSocket, data: number[]) { return data[0] + data[1]; }
+  add(client: WebSocket, [a, b]: number[]) { return a + b; }
 }"""
 
 
@@ -18,7 +18,8 @@ class Sums {
 class Sums:
     @subscribe_message("add")
     def add(self, client, data):
-        return data[0] + data[1]
+        a, b = data
+        return a + b
 
 
 async def proof(talk: Talk) -> None:

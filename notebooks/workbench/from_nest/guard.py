@@ -14,7 +14,7 @@ class MembersOnly implements CanActivate {
   canActivate(context: ExecutionContext) {
     return members.has(context.switchToWs().getClient());
   }
-} // and above a method, or its class: @UseGuards(MembersOnly)"""
+} // above a method or its class: @UseGuards(MembersOnly)"""
 
 
 def members_only(method):

@@ -12,7 +12,8 @@ from workbench.from_nest.talk import Talk, serving
 TYPESCRIPT = """\
 class Named implements NestInterceptor {
   intercept(context: ExecutionContext, next: CallHandler) {
-    return next.handle().pipe(map(data => ({ event: 'named', data })));
+    const named = map(data => ({ event: 'named', data }));
+    return next.handle().pipe(named);
   }
 } // and above a method: @UseInterceptors(Named)"""
 
@@ -20,7 +21,8 @@ class Named implements NestInterceptor {
 def named(method):
     @wraps(method)
     async def around(self, client, data):
-        return {"event": "named", "data": await method(self, client, data)}
+        value = await method(self, client, data)
+        return {"event": "named", "data": value}
 
     return around
 

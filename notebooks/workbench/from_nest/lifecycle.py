@@ -10,9 +10,11 @@ from workbench.from_nest.talk import Talk
 
 TYPESCRIPT = """\
 afterInit(server: Server) { this.seen.push('ready'); }
-handleConnection(client: WebSocket, request: IncomingMessage) { this.seen.push(request.url); }
+handleConnection(client: WebSocket, request: IncomingMessage) {
+  this.seen.push(request.url);
+}
 handleDisconnect(client: WebSocket) { this.seen.push('gone'); }
-onApplicationShutdown(signal?: string) { this.seen.push('shut down'); }"""
+onApplicationShutdown() { this.seen.push('shut down'); }"""
 
 
 @websocket_gateway(path="/lobby")

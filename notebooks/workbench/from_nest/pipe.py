@@ -12,7 +12,9 @@ TYPESCRIPT = """\
 const exceptionFactory = (text: string) => new WsException(text);
 
 @SubscribeMessage('half')
-half(@MessageBody(new ParseIntPipe({ exceptionFactory })) n: number) { return n / 2; }"""
+half(
+  @MessageBody(new ParseIntPipe({ exceptionFactory })) n: number,
+) { return n / 2; }"""
 
 
 def pipe(convert):

@@ -10,7 +10,8 @@ TYPESCRIPT = """\
 @WebSocketGateway()
 class Greeter {
   constructor(private readonly clock: Clock) {}
-  @SubscribeMessage('now') tell() { return this.clock.now(); }
+  @SubscribeMessage('now')
+  tell() { return this.clock.now(); }
 }"""
 
 

@@ -9,7 +9,9 @@ from workbench import sources
 from workbench.from_nest.row import Row
 
 _CELL = "text-align:left; vertical-align:top; white-space:normal"
-_PRE = "white-space:pre-wrap; overflow-wrap:anywhere; line-height:1.3"
+_CODE = "overflow-x:auto; font-size:85%"
+_SAID = "white-space:pre-wrap; overflow-wrap:anywhere; line-height:1.3; font-size:85%"
+_ABOVE = "border-top:1px solid #888"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Page(list[Result]):
         rows = "".join(map(_as_html, self))
         imports = sources.Source(self.imports)._repr_html_()
         above = f"<details><summary>The imports of all rows</summary>{imports}</details>"
-        return f'{above}<table style="width:100%; table-layout:fixed">{rows}</table>'
+        look = "width:100%; table-layout:fixed; border-collapse:collapse"
+        return f'{above}<table style="{look}">{rows}</table>'
 
 
 def _as_text(result: Result) -> str:
@@ -68,16 +71,21 @@ def _as_text(result: Result) -> str:
 
 def _as_html(result: Result) -> str:
     row = result.row
-    original = sources.Source(row.typescript, "typescript")._repr_html_()
-    said = escape("\n".join(result.said))
     colour = "#2E8B57" if result.problem is None else "#D55E00"
     mark = f'<strong style="color:{colour}">{escape(result.mark)}</strong>'
+    said = escape("\n".join(result.said))
+    original = f"{escape(row.nest)}{_code(row.typescript, 'typescript')}"
+    here = f"{escape(row.here)}{_code(row.code.code, 'python')}"
     return (
-        f'<tr><th style="{_CELL}">{escape(row.name)}</th><th style="{_CELL}">in Python</th></tr>'
-        f'<tr><td style="{_CELL}">{escape(row.nest)}{original}</td>'
-        f'<td style="{_CELL}">{escape(row.here)}{row.code._repr_html_()}'
-        f'{mark}<pre style="{_PRE}">{said}</pre></td></tr>'
+        f'<tr style="{_ABOVE}"><th style="{_CELL}">{escape(row.name)}</th>'
+        f'<th style="{_CELL}">in Python</th></tr>'
+        f'<tr><td style="{_CELL}">{original}</td>'
+        f'<td style="{_CELL}">{here}{mark}<pre style="{_SAID}">{said}</pre></td></tr>'
     )
+
+
+def _code(code: str, language: str) -> str:
+    return f'<div style="{_CODE}">{sources.Source(code, language)._repr_html_()}</div>'
 
 
 def _indented(text: str) -> str:

@@ -8,9 +8,9 @@ from workbench.from_nest.row import Row
 from workbench.from_nest.talk import Talk
 
 TYPESCRIPT = """\
-const testing = await Test.createTestingModule({ providers: [Greeter, Clock] })
-  .overrideProvider(Clock)
-  .useValue({ now: () => 'noon' })
+const testing = await Test
+  .createTestingModule({ providers: [Greeter, Clock] })
+  .overrideProvider(Clock).useValue({ now: () => 'noon' })
   .compile();
 assert.equal(testing.get(Greeter).tell(), 'noon');"""
 
@@ -22,7 +22,8 @@ async def test_greeter():
     app = create(greeter)
     await app.listen(0)
     try:
-        async with GatewayClient(f"ws://127.0.0.1:{app.ports[0]}") as client:
+        url = f"ws://127.0.0.1:{app.ports[0]}"
+        async with GatewayClient(url) as client:
             assert await client.request("now") == "noon"
     finally:
         await app.close()
