@@ -138,6 +138,25 @@ def test_a_new_chapter_s_box_is_in_the_table(tmp_path):
     assert "yes: a < b, so  [07, With Nest]" in repr(table)
 
 
+def test_a_claim_that_two_rows_judge_is_named_once_beside_both(tmp_path):
+    rows = [f"| it <!-- 7 --> | {verdict} | *Here* |" for verdict in ("yes", "no")]
+    (tmp_path / "07_x.ipynb").write_text(box(*rows))
+    html = article.checked(tmp_path)._repr_html_()
+    assert html.count('rowspan="2"') == 2
+    assert len(Cells(html).rows) == 1 + 42 + 1
+
+
+def test_a_chapter_has_one_box_and_it_is_a_table_of_three_columns(tmp_path):
+    row = "| it <!-- 7 --> | yes | *Here* |"
+    (path := tmp_path / "07_x.ipynb").write_text(box(row).replace("it says", "we say"))
+    with pytest.raises(ValueError, match="begins with"):
+        article.judgements(path)
+    cells = 2 * json.loads(box(row))["cells"]
+    path.write_text(json.dumps({"cells": cells}))
+    with pytest.raises(ValueError, match="2 boxes"):
+        article.judgements(path)
+
+
 @pytest.mark.parametrize(
     ("rows", "what"),
     [

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import assert_hint, missing
+from nestling import dispatch
 from nestling.gateway import WsException, subscribe_message, websocket_gateway
 from websockets.asyncio.client import connect
 from workbench import kernel, nest
@@ -85,6 +86,7 @@ def auction(
     farewell=False,
     patient=True,
     total=True,
+    leaves_after=0.0,
 ):
     """An auction as it should be, with one thing wrong."""
 
@@ -134,6 +136,7 @@ def auction(
                     highest = await queue.get()
                     yield {"event": "highest", "data": highest} if named else highest
             finally:
+                await asyncio.sleep(leaves_after)
                 if cleanly:
                     self.queues.remove(queue)
                     self.watchers.remove(client)
@@ -259,6 +262,17 @@ async def test_a_stub_is_not_attempted_yet(exercise, stub, where):
 )
 async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
     await assert_hint(exercise, answer, hint)
+
+
+async def test_a_stream_may_take_a_moment_to_end():
+    assert (await check("07.3", auction(leaves_after=0.05))).passed
+
+
+async def test_what_the_log_is_told_during_a_check_is_not_shown(caplog):
+    await check("07.1", doors(knows=right_word))
+    assert caplog.text == ""
+    dispatch.log.error("and it is afterwards")
+    assert "afterwards" in caplog.text
 
 
 async def test_an_exception_frame_may_be_predicted_in_a_word_or_whole():

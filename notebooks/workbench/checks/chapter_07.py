@@ -220,7 +220,7 @@ _WATCH: list[Any] = [{"event": "watch"}]
 
 AUCTION = [
     Step("Ann", Does.COMES, {"Ann": [_event("welcome", 0)]}, _GREET),
-    Step("Ann", _bid(10), {"Ann": _accepted(10)}, "the reply is the event 'accepted'"),
+    _bids([10], [], "the reply is the event 'accepted'"),
     Step("Bob", Does.COMES, {"Bob": [_event("welcome", 10)]}, _GREET),
     Step("Bob", _WATCH, {"Bob": _highest(10)}, _FIRST),
     _bids([20], ["Bob"], _EVERY),
@@ -228,15 +228,11 @@ AUCTION = [
     _refused(-5, "bid more than 20", _FILTER),
     _refused("much", "Internal server error", _OTHER),
     _refused(None, "Internal server error", _OTHER),
-    Step(
-        "Ann", _bid(30, 40, 50), {"Ann": _accepted(30, 40, 50), "Bob": _highest(30, 40, 50)}, _ROW
-    ),
+    _bids([30, 40, 50], ["Bob"], _ROW),
     _watching(1, "count the streams that are under way"),
     Step("Carol", Does.COMES, {"Carol": [_event("welcome", 50)]}, _GREET),
     Step("Carol", _WATCH, {"Carol": _highest(50)}, _FIRST),
-    Step(
-        "Ann", _bid(60), {"Ann": _accepted(60), "Bob": _highest(60), "Carol": _highest(60)}, _EVERY
-    ),
+    _bids([60], ["Bob", "Carol"], _EVERY),
     _watching(2, "count the streams that are under way, of all clients"),
     Step("Carol", Does.GOES, {}, "nobody is told that somebody goes"),
     _watching(1, _GONE),
