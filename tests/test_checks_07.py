@@ -265,7 +265,7 @@ async def test_a_wrong_answer_gets_the_hint_that_fits(exercise, answer, hint):
 
 
 async def test_a_stream_may_take_a_moment_to_end():
-    assert (await check("07.3", auction(leaves_after=0.05))).passed
+    assert (await check("07.3", auction(leaves_after=0.1))).passed
 
 
 async def test_what_the_log_is_told_during_a_check_is_not_shown(caplog):
