@@ -1,69 +1,171 @@
-"""The boxes *Was the article right?*: which of the article's claims each chapter judges, and where.
-
-A row of a box names the claims it judges in a comment at the end of its first cell, such as
-`<!-- 7 9 -->`: readers do not see it. The numbers are those of the list of 42 claims that the
-article makes, in its order.
-"""
+"""The boxes *Was the article right?*: what each chapter judges and where, and all in one table."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
+from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 import series
-from test_chapters import headings, text_cells
-
-CLAIMS = set(range(1, 43))
+from test_chapters import anchors, text_cells
+from workbench import article
 
 # Their witness is a real Nest application: chapter 07.
 LEFT_FOR_07 = {24, 25, 27, 28, 31, 32, 33}
 
-TITLE = "**Was the article right?**\n"
-
-
-def rows(path: Path) -> list[tuple[set[int], str]]:
-    """For each row of a chapter's box, the claims it judges and the heading it points to."""
-    boxes = [c.source for c in text_cells(series.read(path)) if TITLE in c.source]
-    [box] = boxes
-    head, rule, *lines = box.partition(TITLE)[2].strip().splitlines()
-    assert head == "| it says | verdict | where |" and set(rule) == {"|", "-"}
-    found = []
-    for line in lines:
-        says, _, above = (cell.strip() for cell in line.strip("|").split("|"))
-        numbers = re.search(r"<!-- (\d+(?: \d+)*) -->$", says)
-        assert numbers, f"which claims? {line}"
-        found.append(({int(number) for number in numbers[1].split()}, above))
-    return found
-
+# Who writes a standard is told, not shown.
+WITHOUT_CODE = {3}
 
 each_chapter = pytest.mark.parametrize(
     "path", series.chapters(), ids=[path.stem for path in series.chapters()]
 )
 
 
+def sections(notebook):
+    """For each heading of level 2, whether there is a code cell below it, up to the next."""
+    found = {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            found |= dict.fromkeys(re.findall(r"^## (.+)$", cell.source, re.MULTILINE), False)
+        elif found:
+            found[[*found][-1]] = True
+    return found
+
+
 @each_chapter
 def test_each_row_names_claims_and_points_to_a_heading_above(path):
-    chapter = "\n".join(cell.source for cell in text_cells(series.read(path)))
-    above = chapter.partition(TITLE)[0]
-    assert rows(path), "no box"
-    for claims, heading in rows(path):
-        assert claims <= CLAIMS
-        name = re.fullmatch(r"\*(.+)\*", heading)[1]
-        elsewhere = name == "In practice" and name in headings(series.read(path), 2)
-        assert f"\n## {name}\n" in above or elsewhere, heading
+    above = "\n".join(c.source for c in text_cells(series.read(path))).partition(article.TITLE)[0]
+    assert article.judgements(path), "no box"
+    for row in article.judgements(path):
+        assert set(row.claims) <= set(article.CLAIMS)
+        assert f"\n## {row.heading}\n" in above or row.heading == "In practice", row.heading
+
+
+@each_chapter
+def test_below_the_heading_that_a_row_points_to_there_is_code(path):
+    executed = sections(series.read(path))
+    for row in article.judgements(path):
+        assert executed[row.heading] or set(row.claims) <= WITHOUT_CODE, row.heading
 
 
 @each_chapter
 def test_a_box_stands_before_the_exercises(path):
     chapter = "\n".join(cell.source for cell in text_cells(series.read(path)))
     what, box, exercises = (
-        chapter.index(part) for part in ("\n## What you built\n", TITLE, "\n## Exercises\n")
+        chapter.index(part) for part in ("\n## What you built\n", article.TITLE, "\n## Exercises\n")
     )
     assert what < box < exercises
 
 
+def test_the_chapters_are_those_of_the_series():
+    assert article.chapters() == series.chapters()
+
+
 def test_every_claim_is_judged_or_known_to_be_still_open():
-    judged = {claim for path in series.chapters() for claims, _ in rows(path) for claim in claims}
-    assert judged & LEFT_FOR_07 == set()
-    assert judged | LEFT_FOR_07 == CLAIMS
+    table = article.checked()
+    assert list(table) == list(range(1, 43))
+    # Once chapter 07 has its box, nothing may be open any more: delete LEFT_FOR_07.
+    judging = {path.name[:2] for path in series.chapters() if article.judgements(path)}
+    assert table.open == (set() if "07" in judging else LEFT_FOR_07)
+
+
+# The table
+
+
+class Cells(HTMLParser):
+    """The texts of a table's cells, row by row, and its links."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.rows, self.links = [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "a":
+            self.links.append(dict(attributes)["href"])
+
+    def handle_data(self, data):
+        self.rows[-1][-1] += data
+
+
+def test_the_table_has_a_row_for_each_judgement_and_its_links_resolve():
+    table = article.checked()
+    shown = Cells(table._repr_html_())
+    named = [row for row in shown.rows[1:] if len(row) == 4]
+    assert [(int(number), says) for number, says, *_ in named] == list(article.CLAIMS.items())
+    assert len(shown.rows) - 1 == sum(len(found) or 1 for found in table.values())
+    assert len(shown.links) == sum(map(len, table.values()))
+    for link in shown.links:
+        file, _, fragment = unquote(link).partition("#")
+        assert fragment in anchors(series.NOTEBOOKS / file)
+
+
+def test_the_text_says_the_same():
+    text = repr(article.checked())
+    judged = article.checked()[13]
+    assert f"13  {article.CLAIMS[13]}\n      {judged[0].verdict}  [02, " in text
+    assert len(text.splitlines()) == 42 + sum(map(len, article.checked().values()))
+
+
+def box(*rows):
+    """A notebook with a box of these rows."""
+    lines = [article.TITLE + "", "| it says | verdict | where |", "|---|---|---|", *rows]
+    cell = {"cell_type": "markdown", "source": "\n".join(lines)}
+    return json.dumps({"cells": [{"cell_type": "code", "source": "1"}, cell]})
+
+
+def test_a_new_chapter_s_box_is_in_the_table(tmp_path):
+    row = "| `<b>` is *it* <!-- 24 25 --> | yes: `a < b`, *so* | *With Nest* |"
+    (tmp_path / "07_the_original.ipynb").write_text(box(row))
+    (tmp_path / "07_the_original_solutions.ipynb").write_text(box(row, row))
+    (tmp_path / "08_without.ipynb").write_text(json.dumps({"cells": []}))
+    table = article.checked(tmp_path)
+    [found] = table[24]
+    assert table[25] == [found]
+    assert table.open == set(article.CLAIMS) - {24, 25}
+    assert (found.says, found.heading) == ("`<b>` is *it*", "With Nest")
+    assert found.link == "07_the_original.ipynb#With-Nest"
+    html = table._repr_html_()
+    assert "yes: <code>a &lt; b</code>, <em>so</em>" in html
+    assert "not judged yet" in html
+    assert "yes: a < b, so  [07, With Nest]" in repr(table)
+
+
+def test_a_claim_that_two_rows_judge_is_named_once_beside_both(tmp_path):
+    rows = [f"| it <!-- 7 --> | {verdict} | *Here* |" for verdict in ("yes", "no")]
+    (tmp_path / "07_x.ipynb").write_text(box(*rows))
+    html = article.checked(tmp_path)._repr_html_()
+    assert html.count('rowspan="2"') == 2
+    assert len(Cells(html).rows) == 1 + 42 + 1
+
+
+def test_a_chapter_has_one_box_and_it_is_a_table_of_three_columns(tmp_path):
+    row = "| it <!-- 7 --> | yes | *Here* |"
+    (path := tmp_path / "07_x.ipynb").write_text(box(row).replace("it says", "we say"))
+    with pytest.raises(ValueError, match="begins with"):
+        article.judgements(path)
+    cells = 2 * json.loads(box(row))["cells"]
+    path.write_text(json.dumps({"cells": cells}))
+    with pytest.raises(ValueError, match="2 boxes"):
+        article.judgements(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "what"),
+    [
+        (["| a | b | *c* |"], "no row of a box"),
+        (["| a <!-- 1 --> | b | c |"], "no row of a box"),
+        (["| a <!-- x --> | b | *c* |"], "no row of a box"),
+    ],
+)
+def test_a_row_that_is_not_like_the_others_is_an_error(tmp_path, rows, what):
+    (path := tmp_path / "07_x.ipynb").write_text(box(*rows))
+    with pytest.raises(ValueError, match=what):
+        article.judgements(path)
