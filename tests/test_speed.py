@@ -81,6 +81,7 @@ async def test_more_messages_cost_more_in_all(server):
     await server.load(16, questions=400)
     few, many = [await server.load(16, questions=questions) for questions in (32, 1600)]
     assert 0 < few.cpu < many.cpu and few.client < many.client
+    assert few.cpu < await server.cpu() / 2  # which has begun and warmed up as well
 
 
 async def test_a_server_is_loaded_until_the_time_is_up(server):
