@@ -8,9 +8,13 @@ import gc
 import json
 import os
 import resource
+import select
+import socket
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -21,8 +25,9 @@ import websockets.asyncio.server
 from aiohttp import web
 from conftest import node_program, until
 from gateways import HOST, TIMEOUT, Echo, raw, request, serving, talk
+from nestling import connection
 from nestling.client import GatewayClient
-from nestling.connection import COLLECTED, WAITING, Connection
+from nestling.connection import COLLECTED, LEFT_BEHIND, WAITING, Connection
 from nestling.frames import Frame, Opcode, close_payload, encode, new_mask
 from nestling.handshake import HandshakeError
 from nestling.protocol import Close, State
@@ -600,6 +605,99 @@ async def test_what_waits_for_a_handler_has_a_limit(size):
             assert held + 100 * len(connection._messages) < WAITING + 2 * 2**16
             client.writer.transport.abort()
             connection.abort()
+
+
+@asynccontextmanager
+async def behind(monkeypatch: Any) -> AsyncIterator[Any]:
+    """A client, and a handler that leaves its messages until it may `go`: 16 of 64 KiB came in."""
+    monkeypatch.setattr(connection, "LOOK", 0.05)
+    found = SimpleNamespace(go=asyncio.Event(), got=[])
+
+    async def handler(connection):
+        found.connection = connection
+        await found.go.wait()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                found.got.append(await connection.recv())
+
+    async with listening(handler) as (listener, _):
+        async with raw(listener.sockets[0].getsockname()[1]) as client:
+            await client.opened()
+            for _ in range(16):
+                client.send(Opcode.BINARY, bytes(2**16))
+            await until(lambda: not found.connection.transport.is_reading())
+            try:
+                yield client, found
+            finally:
+                found.go.set()
+            async with asyncio.timeout(5):
+                await found.connection.wait_closed()
+
+
+async def test_who_is_cut_behind_what_is_unread_is_noticed(monkeypatch):
+    async with behind(monkeypatch) as (client, found):
+        for _ in range(32):
+            client.send(Opcode.BINARY, bytes(2**16))
+        await asyncio.sleep(0.3)
+        assert found.connection.close_code is None and len(found.connection._messages) == 16
+        sock = client.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.writer.transport.abort()
+        async with asyncio.timeout(5):
+            await found.connection.wait_closed()
+        assert found.connection.close_code == 1006 and found.got == []
+        assert found.connection._waiting < LEFT_BEHIND + 2**16
+        found.go.set()
+        await until(lambda: len(found.got) >= 16)
+    assert set(found.got) == {bytes(2**16)}
+
+
+async def test_a_close_behind_what_is_unread_is_noticed_when_the_client_ends(monkeypatch):
+    async with behind(monkeypatch) as (client, found):
+        for _ in range(40):
+            client.send(Opcode.BINARY, bytes(1000))
+        client.send(Opcode.CLOSE, close_payload(4001))
+        await asyncio.sleep(0.3)
+        assert found.connection.close_code is None and len(found.connection._messages) == 16
+        client.writer.write_eof()
+        async with asyncio.timeout(5):
+            await found.connection.wait_closed()
+        assert found.connection.close_code == 4001 and found.got == []
+        found.go.set()
+        await until(lambda: len(found.got) == 56)
+
+
+async def test_who_is_cut_by_the_handler_is_not_looked_at(monkeypatch):
+    async with behind(monkeypatch) as (_, found):
+        found.connection.abort()
+        await found.connection.wait_closed()
+        found.go.set()
+        await asyncio.sleep(0.2)
+        assert len(found.got) == 16
+
+
+@pytest.mark.parametrize("why", ["it stays", "too much is left", "nobody tells"])
+async def test_what_is_not_noticed_before_the_handler_reads_on(monkeypatch, why):
+    if why == "nobody tells":
+        monkeypatch.delattr(select, "POLLRDHUP")
+    elif why == "too much is left":
+        monkeypatch.setattr(connection, "LEFT_BEHIND", WAITING + 20_000)
+    async with behind(monkeypatch) as (client, found):
+        for _ in range(40):
+            client.send(Opcode.BINARY, bytes(1000))
+        if why != "it stays":
+            client.send(Opcode.CLOSE, close_payload(4001))
+            client.writer.write_eof()
+        await asyncio.sleep(0.3)
+        assert found.connection.close_code is None
+        assert found.connection._waiting < WAITING + 20_000 + 5_000
+        assert (len(found.connection._messages) > 16) == (why == "too much is left")
+        found.go.set()
+        await until(lambda: len(found.got) == 56)
+        if why == "it stays":
+            client.send(Opcode.CLOSE, close_payload(4001))
+            client.writer.write_eof()
+    assert found.connection.close_code == 4001
 
 
 async def test_who_vanishes_is_noticed():

@@ -7,6 +7,7 @@ makes `send` wait.
 from __future__ import annotations
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -23,6 +24,11 @@ from nestling.transport import UNREAD
 WAITING = 2**20
 OBJECT = 100
 
+# Seconds between two looks whether one that is not read from has ended TCP. Then nothing comes
+# but what the system holds already, and that is read, while fewer bytes than this wait.
+LOOK = 1.0
+LEFT_BEHIND = 8 * 2**20
+
 COLLECTED = 2**16  # bytes, at most, that are collected to be sent in one piece
 
 
@@ -32,6 +38,13 @@ class Wire(asyncio.BufferedProtocol):
     buffer:        where received bytes lie for a moment; the connections of a loop may share it
     close_timeout: seconds to end what has begun to close, before the TCP connection is cut
     is_silent:     whoever sets it sees whether anything has come since
+
+    While more than WAITING bytes wait for the handler, nothing is read: no ping is answered, no
+    close is seen. That the other side has ended TCP, or was cut, is noticed all the same, within
+    LOOK seconds, and so is the code of the close that it has sent; its messages can still be
+    received. That takes Linux, which tells, and that all it has sent has arrived, which the
+    system's buffer has room for (some 100 KB). Otherwise, as with `websockets`, it is noticed
+    when the handler has read on.
     """
 
     transport: asyncio.Transport
@@ -47,9 +60,11 @@ class Wire(asyncio.BufferedProtocol):
         self._news: asyncio.Future[None] | None = None  # done when anything has come
         self._collected = bytearray()
         self.is_silent = self._is_burst = self._is_paused = self._is_leaving = False
+        self._has_ended = False  # the other side, though not all is read that it had sent
         self._writable = asyncio.Event()
         self._lost = self._loop.create_future()
         self._cut: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
@@ -67,8 +82,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._take(self.protocol.receive_eof())
-        if self._cut is not None:
-            self._cut.cancel()
+        for timer in (self._cut, self._look):
+            if timer is not None:
+                timer.cancel()
         self._writable.set()
         self._lost.set_result(None)
 
@@ -107,9 +123,18 @@ class Wire(asyncio.BufferedProtocol):
 
     def _balance(self) -> None:
         """Read on if what came is taken, and what was sent is read."""
-        is_behind = self._waiting > WAITING and not self._is_leaving
+        limit = LEFT_BEHIND if self._has_ended else WAITING
+        is_behind = self._waiting > limit and not self._is_leaving
         self._is_paused = is_behind or self.transport.get_write_buffer_size() > UNREAD
         (self.transport.pause_reading if self._is_paused else self.transport.resume_reading)()
+        if is_behind and self._look is None and not self._has_ended:
+            self._look = self._loop.call_later(LOOK, self._look_up)
+
+    def _look_up(self) -> None:
+        """See whether the other side has ended, and look again later if it is still not read."""
+        self._look = None
+        self._has_ended = has_ended(self.transport.get_extra_info("socket"))
+        self._balance()
 
     def write(self, data: bytes) -> None:
         """Send, in one piece with what else answers messages that came in one."""
@@ -125,6 +150,18 @@ class Wire(asyncio.BufferedProtocol):
         if self._collected:
             collected, self._collected = self._collected, bytearray()
             self.transport.write(collected)
+
+
+def has_ended(socket: Any) -> bool:
+    """Whether the other side has ended TCP, or was cut, though data may be unread.
+
+    Linux tells; elsewhere, nobody has ended.
+    """
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(socket, select.POLLRDHUP)  # and, unasked, POLLHUP and POLLERR
+    return bool(poll.poll(0))
 
 
 def closed(protocol: Protocol) -> ConnectionClosed:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from statistics import median
 from time import process_time
 from typing import Any
@@ -22,36 +22,68 @@ PATIENCE = 10.0  # seconds for a turn
 
 
 class Asker(asyncio.Protocol):
-    """A client that keeps some questions in flight, and asks another for each answer.
+    """A client that asks some questions in one piece, and as many again when all are answered.
 
-    is_open: done when the server has answered the handshake
-    is_done: done when all questions are answered
+    left:     the questions that it may still ask
+    answered: those that the server has answered
+    opened:   done when the server has answered the handshake
+    done:     done when all that it asked is answered
+
+    `opened` and `done` fail with ConnectionError if the server goes, and `done` with ValueError
+    if it answers anything but the message.
     """
 
-    def __init__(self, questions: int) -> None:
-        self._left = self._unanswered = questions
-        self._received = 0
-        self.is_open, self.is_done = asyncio.Event(), asyncio.Event()
+    def __init__(self, message: bytes = MESSAGE) -> None:
+        self._question = encode(Frame(Opcode.TEXT, message, mask=b"vote"))
+        self._answer = encode(Frame(Opcode.TEXT, message))
+        self._expected = self._received = b""
+        self._in_flight = self.answered = 0
+        self.left: float = 0
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.write(build_request(HOST, key=new_key()))
 
     def data_received(self, data: bytes) -> None:
-        if not self.is_open.is_set():
-            self.is_open.set()  # nothing but the 101: no frame comes before a question
+        if not self.opened.done():
+            self.opened.set_result(None)  # nothing but the 101: no frame comes before a question
             return
-        answers, self._received = divmod(self._received + len(data), len(ANSWER))
-        self._unanswered -= answers
-        self.ask(answers)
-        if not self._unanswered:
-            self.is_done.set()
+        self._received += data
+        if len(self._received) < len(self._expected):
+            return
+        if self._received != self._expected:
+            self._fail(ValueError(f"another answer than the question: {self._received[:80]!r}"))
+            return
+        self.answered += len(self._expected) // len(self._answer)
+        self._ask()
 
-    def ask(self, questions: int) -> None:
-        """Ask so many more, or what is left."""
-        questions = min(questions, self._left)
-        self._left -= questions
-        self.transport.write(QUESTION * questions)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(ConnectionError("the server has gone"))
+
+    def begin(self, in_flight: int, questions: float) -> asyncio.Future[None]:
+        """Ask so many questions, so many at a time; what becomes `done`."""
+        self._in_flight, self.left, self.answered = in_flight, questions, 0
+        self.done = asyncio.get_running_loop().create_future()
+        self._ask()
+        return self.done
+
+    def _ask(self) -> None:
+        """Ask as many as may be in flight, or what is left."""
+        questions = int(min(self._in_flight, self.left))
+        self.left -= questions
+        self._expected, self._received = self._answer * questions, b""
+        if questions:
+            self.transport.write(self._question * questions)
+        elif not self.done.done():
+            self.done.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        for waiting in (self.opened, self.done):
+            if not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # whoever does not wait need not hear of it
 
 
 class Floor(asyncio.Protocol):
@@ -91,26 +123,32 @@ async def costs(
 
 async def _turn(serve: Callable[..., Any], questions: int, in_flight: int) -> float:
     """Seconds of the processor for a message, of client and server together."""
-    loop = asyncio.get_running_loop()
     server = await serve(_echo, HOST, 0, compression=None, ping_interval=None)
     port = server.sockets[0].getsockname()[1]
-    askers = [Asker(questions) for _ in range(CONNECTIONS)]
+    try:
+        async with asyncio.timeout(PATIENCE), connected(port) as askers:
+            begin = process_time()
+            await asyncio.gather(*(asker.begin(in_flight, questions) for asker in askers))
+            return (process_time() - begin) / (CONNECTIONS * questions)
+    finally:
+        server.close()
+
+
+@asynccontextmanager
+async def connected(port: int, message: bytes = MESSAGE) -> AsyncIterator[list[Asker]]:
+    """CONNECTIONS clients of the server on this port of 127.0.0.1, all past the handshake."""
+    askers: list[Asker] = []
+    loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(PATIENCE):
-            for asker in askers:
-                await loop.create_connection(lambda asker=asker: asker, HOST, port)
-            for asker in askers:
-                await asker.is_open.wait()
-            begin = process_time()
-            for asker in askers:
-                asker.ask(in_flight)
-            for asker in askers:
-                await asker.is_done.wait()
-            return (process_time() - begin) / (CONNECTIONS * questions)
+            for _ in range(CONNECTIONS):
+                _, asker = await loop.create_connection(lambda: Asker(message), HOST, port)
+                askers.append(asker)
+            await asyncio.gather(*(asker.opened for asker in askers))
+        yield askers
     finally:
         for asker in askers:
             asker.transport.abort()
-        server.close()
 
 
 async def _floor(handler: Any, host: str, port: int, **options: Any) -> asyncio.Server:
