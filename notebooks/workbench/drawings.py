@@ -72,7 +72,7 @@ def _png(figure: Figure, scale: float) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
     # A palette is enough for what is drawn here, and makes it a third of the size.
-    Image.open(drawn).convert("RGB").quantize(32).save(packed, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
     return packed.getvalue()
 
 
@@ -238,12 +238,11 @@ def states(states: Mapping[str, str], ways: Mapping[str, Sequence[str]], title: 
         return Picture(figure, f"{title}. The states of each connection, {said}.")
 
 
-# How what is sent is drawn: its mark and its colour.
+# How what is sent is drawn: its mark, that of the legend, its colour, and how far below its row.
 _SENT = {
-    "ping": ("^", CONTROL),
-    "pong": ("v", CONTROL),
-    "message": ("o", DATA),
-    "close": ("s", HTTP),
+    "ping": ("^", "▲", CONTROL, -0.12),
+    "pong": ("v", "▼", CONTROL, 0.12),
+    "message": ("o", "●", DATA, 0.0),
 }
 
 
@@ -266,8 +265,7 @@ def beliefs(outcomes: Mapping[str, Outcome], title: str) -> Picture:
         end = max(outcome.watched for outcome in outcomes.values())
         axes.set(xlim=(-0.01 * end, 1.32 * end), ylim=(3 * len(outcomes) - 0.4, -0.5), title=title)
         kinds = {sent.kind for outcome in outcomes.values() for sent in outcome.sent}
-        marks = {"ping": "▲", "pong": "▼", "message": "●", "close": "■"}
-        shown = [f"{mark} {kind}" for kind, mark in marks.items() if kind in kinds]
+        shown = [f"{mark} {kind}" for kind, (_, mark, _, _) in _SENT.items() if kind in kinds]
         legend = f"\n{'   '.join(shown)}   (hollow: did not arrive)" if shown else ""
         axes.set_xlabel(f"seconds since the connection was open{legend}")
         said = "; ".join(f"{name}: {_said(outcome)}" for name, outcome in outcomes.items())
@@ -290,15 +288,15 @@ def _draw_outcome(axes: Axes, top: float, outcome: Outcome) -> None:
         at = {"xytext": (10, 0), "textcoords": "offset points", "va": "center"}
         colour = _dark(LOOP if noticed is None else TROUBLE)
         axes.annotate(_belief(outcome, side), (end, row), color=colour, fontsize=11, **at)
-        for sent in (each for each in outcome.sent if each.sender == side and each.at < end):
-            mark, colour = _SENT[sent.kind]
-            face = colour if sent.arrived else "white"
-            axes.plot(sent.at, row, mark, color=colour, markerfacecolor=face, markersize=7)
+        for sent in (each for each in outcome.sent if each.sender == side and each.kind in _SENT):
+            mark, _, colour, below = _SENT[sent.kind]
+            face = {"markerfacecolor": colour if sent.arrived else "white"}
+            axes.plot(sent.at, row + below, mark, color=colour, markersize=7.5, **face)
 
 
 def _belief(outcome: Outcome, side: str) -> str:
     if (noticed := outcome.noticed[side]) is None:
-        return "still open, it thinks"
+        return "open" if outcome.hole is None else "still open, it thinks"
     return f"{outcome.codes[side]} after {noticed:.2f} s"
 
 
