@@ -85,12 +85,12 @@ class Heartbeat:
         """Wait for the pong, but not count the time in which our own program took nothing."""
         loop = asyncio.get_running_loop()
         while True:
-            begin = loop.time()
+            begin, was_deaf = loop.time(), self._is_deaf()
             await asyncio.wait([asking], timeout=self.timeout)
             if asking.done():
                 return True
             was_held_up = loop.time() - begin > 1.5 * self.timeout
-            if not (was_held_up or self._is_deaf()):
+            if not (was_held_up or was_deaf or self._is_deaf()):
                 return False
 
     def _is_deaf(self) -> bool:

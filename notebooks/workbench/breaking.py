@@ -9,8 +9,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import socket
 import struct
+import sys
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,9 @@ from workbench.relay import HOST, Relay
 
 HOLE = 0.25  # when a black hole begins, in seconds since the connection was open
 IDLE = 0.3  # seconds after which the proxy of these experiments hangs up; nginx takes 60
+
+PATIENCE = 10.0  # seconds for a program to start and to end
+UNPLUGGED = Path(__file__).with_name("unplugged.py")
 
 # What is sent in an experiment, by its opcode.
 KINDS = {
@@ -209,3 +215,28 @@ def sending(retries: int, shortest: float = 0.2, longest: float = 120.0) -> floa
     Linux begins with 0.2 s on a fast connection, and waits for 2 minutes at the most.
     """
     return sum(min(shortest * 2**turn, longest) for turn in range(retries + 1))
+
+
+async def retransmissions(seconds: float = 4.0) -> list[float] | None:
+    """When TCP sends again what nobody confirms, in seconds since it was sent first.
+
+    Measured on a network that is taken down, in a namespace of its own; None where this system
+    has none (only Linux does) or does not let us.
+    """
+    if shutil.which("unshare") is None:
+        return None
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--user", "--map-root-user", "--net"),
+        *(sys.executable, str(UNPLUGGED), str(seconds)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(seconds + PATIENCE):
+            printed, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return json.loads(printed) if process.returncode == 0 else None
