@@ -189,16 +189,10 @@ class End(asyncio.Protocol):
     def carry(self, data: bytes | None) -> None:
         """Bytes for this end enter the cable, or the end of the stream, or a reset."""
         if not self.lost:
-            for piece in self._pieces(data):
+            for piece in _pieces(data, self._connection.relay.bandwidth):
                 self._queue.append((self._arrival(len(piece or b"")), piece))
             self.in_flight += len(data or b"")
             self._schedule()
-
-    def _pieces(self, data: bytes | None) -> Iterator[bytes | None]:
-        if data is None or len(data) <= SEGMENT or self._connection.relay.bandwidth == inf:
-            yield data
-        else:
-            yield from (data[at : at + SEGMENT] for at in range(0, len(data), SEGMENT))
 
     def _arrival(self, size: int) -> float:
         """The loop time at which so many bytes arrive if they enter the cable now."""
@@ -262,3 +256,11 @@ class End(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _pieces(data: bytes | None, bandwidth: float) -> Iterator[bytes | None]:
+    """What crosses the cable by itself: all at once if there is no limit, else in packets."""
+    if data is None or len(data) <= SEGMENT or bandwidth == inf:
+        yield data
+    else:
+        yield from (data[at : at + SEGMENT] for at in range(0, len(data), SEGMENT))

@@ -55,15 +55,7 @@ class Relay:
         bandwidth: float = math.inf,
         idle_timeout: float | None = None,
     ) -> None:
-        if type(port) is not int or not 1 <= port <= 65535:
-            raise ValueError(f"a port to relay to is an integer from 1 to 65535, not {port!r}")
-        for name, seconds in (("delay", delay), ("jitter", jitter)):
-            if not _is_number(seconds) or not 0 <= seconds < math.inf:
-                raise ValueError(f"a {name} is a number of seconds, 0 or more, not {seconds!r}")
-        if not _is_number(bandwidth) or not bandwidth > 0:
-            raise ValueError(f"a bandwidth is bytes a second, more than 0, not {bandwidth!r}")
-        if idle_timeout is not None and not (_is_number(idle_timeout) and idle_timeout > 0):
-            raise ValueError(f"an idle timeout is seconds, more than 0, not {idle_timeout!r}")
+        _check(port, delay, jitter, bandwidth, idle_timeout)
         self.port = 0
         self.delay, self.jitter, self.bandwidth = delay, jitter, bandwidth
         self.idle_timeout = idle_timeout
@@ -148,6 +140,19 @@ class Relay:
         connection = Connection(self, self._accepted)
         self._connections.add(connection)
         return connection.client
+
+
+def _check(port: int, delay: float, jitter: float, bandwidth: float, idle: float | None) -> None:
+    """Raise ValueError for an argument of a relay that is out of its range."""
+    if type(port) is not int or not 1 <= port <= 65535:
+        raise ValueError(f"a port to relay to is an integer from 1 to 65535, not {port!r}")
+    for name, seconds in (("delay", delay), ("jitter", jitter)):
+        if not _is_number(seconds) or not 0 <= seconds < math.inf:
+            raise ValueError(f"a {name} is a number of seconds, 0 or more, not {seconds!r}")
+    if not _is_number(bandwidth) or not bandwidth > 0:
+        raise ValueError(f"a bandwidth is bytes a second, more than 0, not {bandwidth!r}")
+    if idle is not None and not (_is_number(idle) and idle > 0):
+        raise ValueError(f"an idle timeout is seconds, more than 0, not {idle!r}")
 
 
 def _is_number(value: object) -> bool:
