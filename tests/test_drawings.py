@@ -20,6 +20,7 @@ from nestling.frames import Frame, Opcode, encode
 from nestling.handshake import Headers, Request, Response
 from PIL import Image
 from workbench import drawings
+from workbench.breaking import Outcome, Sent
 from workbench.drawings import CONTROL, DATA, HTTP, LENGTH, LOOP, MASK, OWN, TROUBLE
 from workbench.trace import Body, Content, End, Item, Trace, Undecoded
 
@@ -710,3 +711,79 @@ def test_the_words_say_the_states_of_each_connection():
 def test_a_state_that_is_none():
     with pytest.raises(KeyError):
         drawings.states({"A": "a"}, {"one": ["B"]}, "Ways")
+
+
+# What each side of a connection believes
+
+OUTCOME = Outcome(
+    watched=1.0,
+    hole=0.25,
+    noticed={"client": None, "server": 0.4},
+    codes={"client": None, "server": 1006},
+    sent=[
+        Sent(0.1, "client", "message", True),
+        Sent(0.3, "client", "message", False),
+        Sent(0.2, "server", "ping", True),
+        Sent(0.4, "server", "close", False),
+    ],
+    tcp=None,
+)
+SILENT = Outcome(1.0, None, dict.fromkeys(("client", "server")), {}, [], None)
+
+
+def rows(axes) -> dict[str, float]:
+    """The heights of the first two labels."""
+    return {"client": axes.get_yticks()[0], "server": axes.get_yticks()[1]}
+
+
+def test_a_bar_lasts_as_long_as_a_side_believes_and_ends_in_its_mark(draw):
+    axes = draw(drawings.beliefs, {"one": OUTCOME, "two": SILENT}, "Beliefs")
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == ["client", "server"] * 2 and axes.yaxis_inverted()
+    bars = {bar.get_y() + bar.get_height() / 2: bar for bar in axes.patches}
+    height = rows(axes)
+    assert bars[height["client"]].get_width() == 1.0
+    assert bars[height["server"]].get_width() == 0.4
+    marks = {(line.get_marker(), *line.get_xydata()[0]) for line in axes.lines}
+    assert (">", 1.0, height["client"]) in marks and ("X", 0.4, height["server"]) in marks
+    crosses = [line for line in axes.lines if line.get_marker() == "X"]
+    assert [line.get_color() for line in crosses] == [TROUBLE]
+    said = [text.get_text() for text in axes.texts]
+    assert said == ["one", "still open, it thinks", "1006 after 0.40 s", "two", "open", "open"]
+    assert place(axes, "one")[1] < height["client"] < height["server"] < place(axes, "two")[1]
+
+
+def test_the_time_in_which_nothing_arrives_is_shaded(draw):
+    axes = draw(drawings.beliefs, {"one": OUTCOME}, "Beliefs")
+    [dark] = [bar for bar in axes.patches if bar.get_x() > 0]
+    assert (dark.get_x(), dark.get_width()) == (0.25, 0.75)
+    height = rows(axes)
+    assert dark.get_y() < height["client"] < height["server"] < dark.get_y() + dark.get_height()
+    assert all(bar.get_x() == 0 for bar in draw(drawings.beliefs, {"two": SILENT}, "B").patches)
+
+
+def test_what_was_sent_has_its_mark_hollow_if_it_did_not_arrive(draw):
+    axes = draw(drawings.beliefs, {"one": OUTCOME}, "Beliefs")
+    sent = {
+        (line.get_marker(), line.get_xydata()[0][0]): line
+        for line in axes.lines
+        if line.get_marker() in "^vo"
+    }
+    assert set(sent) == {("o", 0.1), ("o", 0.3), ("^", 0.2)}
+    assert {sent["o", 0.1].get_color(), sent["o", 0.3].get_color()} == {DATA}
+    assert sent["^", 0.2].get_color() == CONTROL
+    assert sent["o", 0.1].get_markerfacecolor() == DATA
+    assert sent["o", 0.3].get_markerfacecolor() == "white"
+    height = rows(axes)
+    assert sent["o", 0.1].get_xydata()[0][1] == height["client"]
+    assert abs(sent["^", 0.2].get_xydata()[0][1] - height["server"]) < 0.2
+    assert "▲ ping   ● message   (hollow: did not arrive)" in axes.get_xlabel()
+    assert "hollow" not in draw(drawings.beliefs, {"two": SILENT}, "B").get_xlabel()
+
+
+def test_the_words_say_who_knew_when():
+    alt = drawings.beliefs({"one": OUTCOME, "two": SILENT}, "Beliefs").alt
+    assert alt == (
+        "Beliefs. What each side knows, one: nothing arrives after 0.25 s, client still open, it "
+        "thinks and server 1006 after 0.40 s; two: client open and server open."
+    )

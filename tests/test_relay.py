@@ -46,14 +46,15 @@ class Peer(NamedTuple):
 class Line:
     """A listening socket, a relay before it, and both ends of every connection made."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, delay: float, **cable: float) -> None:
         self.delay = delay
+        self._cable = cable
         self.peers: list[Peer] = []
         self._accepted: asyncio.Queue[Peer] = asyncio.Queue()
 
     async def __aenter__(self) -> Line:
         self._server = await asyncio.start_server(self._accept, HOST, 0)
-        self.relay = Relay(self._server.sockets[0].getsockname()[1], self.delay)
+        self.relay = Relay(self._server.sockets[0].getsockname()[1], self.delay, **self._cable)
         await self.relay.start()
         return self
 
@@ -121,6 +122,20 @@ def test_a_port_that_is_no_port(port):
 def test_a_delay_that_is_no_delay(delay):
     with pytest.raises(ValueError, match="a number of seconds, 0 or more, not "):
         Relay(3000, delay)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "jitter": [-0.1, float("nan"), float("inf"), "0.1", None, True],
+        "bandwidth": [0, -1, float("nan"), "1", None, True],
+        "idle_timeout": [0, -1, float("nan"), "1", True],
+    }.items(),
+)
+def test_a_cable_that_is_none(name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name.replace('_', ' ')} is .*, not "):
+            Relay(3000, **{name: value})
 
 
 @pytest.mark.parametrize("delay", [0, 0.0, 0.02])
@@ -558,6 +573,252 @@ async def test_a_cut_while_a_reset_is_on_its_way():
         with pytest.raises(ConnectionResetError):
             await client.read(1)
         assert line.relay._connections == set()
+
+
+# Jitter and bandwidth
+
+
+async def test_jitter_makes_each_piece_later_by_another_time_and_keeps_the_order():
+    random.seed(1)
+    async with Line(0.02, jitter=0.1) as line:
+        for sender, receiver in itertools.permutations(await line.pair()):
+            reading = asyncio.create_task(arrivals(receiver, 40))
+            for _ in range(40):
+                sender.writer.write(struct.pack("d", perf_counter()))
+                await asyncio.sleep(0.01)
+            taken = await reading  # in disorder, the times would be nonsense
+            assert min(taken) > 0.019 and max(taken) < 0.2
+            assert max(taken) - min(taken) > 0.05
+
+
+async def test_a_cable_that_is_changed_while_it_is_used():
+    async with Line(0) as line:
+        client, server = await line.pair()
+        line.relay.delay, line.relay.jitter = DELAY, 0.001
+        client.writer.write(struct.pack("d", perf_counter()))
+        (slow,) = await arrivals(server, 1)
+        line.relay.delay = line.relay.jitter = 0
+        client.writer.write(struct.pack("d", perf_counter()))
+        (fast,) = await arrivals(server, 1)
+        assert fast < 0.8 * DELAY < DELAY < slow
+
+
+async def test_bytes_take_their_time_in_each_direction_by_itself():
+    async with Line(0, bandwidth=100_000) as line:
+        client, server = await line.pair()
+        start = perf_counter()
+        client.writer.write(b"x" * 30_000)
+        server.writer.write(b"x" * 30_000)
+        await client.read(5_000), await server.read(5_000)
+        first = perf_counter() - start
+        await client.read(25_000), await server.read(25_000)
+        last = perf_counter() - start
+        assert 0.049 < first < 0.2 and 0.299 < last < 0.5
+
+
+async def test_a_slow_cable_takes_from_one_second_to_the_next_what_it_can():
+    """What is written later waits for what was written before, and for nothing else."""
+    async with Line(0, bandwidth=10_000) as line:
+        client, server = await line.pair()
+        await asyncio.sleep(0.2)  # an idle cable saves up nothing
+        start = perf_counter()
+        for _ in range(3):
+            client.writer.write(b"x" * 1_000)
+            await asyncio.sleep(0.01)
+        await server.read(3_000)
+        assert 0.299 < perf_counter() - start < 0.5
+
+
+# Black holes
+
+
+async def silence(peer: Peer) -> bool:
+    """Whether nothing comes, be it an end, for a moment."""
+    try:
+        async with asyncio.timeout(0.1):
+            await peer.reader.read(1)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_a_black_hole_swallows_both_directions_and_tells_nobody():
+    async with Line(0) as line:
+        client, server = await line.pair()
+        line.relay.black_hole()
+        for peer in (client, server):
+            peer.writer.write(b"lost")
+            await peer.writer.drain()
+        assert await silence(client) and await silence(server)
+        assert [tap.data for tap in line.relay.taps] == [b"lost"] * 2
+        client.writer.write_eof()
+        assert await silence(server)
+
+
+async def test_what_is_on_its_way_falls_into_the_hole_too():
+    async with Line(DELAY) as line:
+        client, server = await line.pair()
+        client.writer.write(b"lost")
+        await asyncio.sleep(DELAY / 2)
+        line.relay.black_hole()
+        await asyncio.sleep(DELAY)
+        assert await silence(server)
+
+
+async def test_a_reset_falls_into_the_hole_too():
+    async with Line(0) as line:
+        client, server = await line.pair()
+        line.relay.black_hole()
+        client.reset()
+        assert await silence(server)
+        line.relay.lift()
+        with pytest.raises(ConnectionResetError):
+            await server.read(1)
+
+
+@pytest.mark.parametrize("sender", ["client", "server"])
+async def test_a_cut_in_one_direction(sender):
+    async with Line(0) as line:
+        ends = dict(zip(("client", "server"), await line.pair(), strict=True))
+        swallowed = ends.pop(sender)
+        (other,) = ends.values()
+        line.relay.black_hole(sender)
+        swallowed.writer.write(b"lost")
+        other.writer.write(b"heard")
+        assert await swallowed.read(5) == b"heard"
+        assert await silence(other)
+
+
+def test_nobody_else_sends():
+    with pytest.raises(ValueError, match="not 'proxy'"):
+        Relay(3000).black_hole("proxy")
+
+
+async def test_what_was_swallowed_is_sent_again_in_order_when_the_hole_is_gone():
+    async with Line(DELAY / 2) as line:
+        client, server = await line.pair()
+        line.relay.black_hole()
+        for piece in (b"1", b"2", b"3"):
+            client.writer.write(piece)
+            await asyncio.sleep(DELAY)
+        server.writer.write(b"4")
+        client.writer.write_eof()
+        await asyncio.sleep(DELAY)
+        line.relay.lift()
+        start = perf_counter()
+        assert await server.read_to_the_end() == b"123"
+        assert 0.99 * DELAY / 2 < perf_counter() - start < 2 * DELAY
+        assert await client.read(1) == b"4"
+
+
+async def test_a_hole_takes_no_more_than_a_buffer():
+    async with Line(0) as line:
+        client, server = await line.pair()
+        line.relay.black_hole()
+        sent = random.Random(6).randbytes(8_000_000) * 4
+        client.writer.write(sent)
+        assert await tapped_at_rest(line.relay) <= 1.5 * IN_FLIGHT
+        line.relay.lift()
+        client.writer.write_eof()
+        same = await server.read_to_the_end() == sent
+        assert same
+
+
+async def test_a_cut_ends_what_a_hole_holds_and_the_hole_goes_on():
+    async with Line(0) as line:
+        client, server = await line.pair()
+        line.relay.black_hole()
+        client.writer.write(b"lost")
+        await asyncio.sleep(0.02)
+        line.relay.cut()
+        for peer in (client, server):
+            with pytest.raises(ConnectionResetError):
+                await peer.read(1)
+        await line.client()
+        await asyncio.sleep(0.1)
+        assert line._accepted.empty()
+
+
+async def test_who_connects_into_a_hole_reaches_the_server_when_it_is_gone_unless_he_left():
+    async with Line(0) as line:
+        line.relay.black_hole("server")
+        left, reset, patient = [await line.client() for _ in range(3)]
+        for client, name in ((left, b"a"), (reset, b"b"), (patient, b"c")):
+            client.writer.write(name)
+        left.writer.write_eof()
+        await asyncio.sleep(0.02)
+        reset.reset()
+        await asyncio.sleep(0.1)
+        assert line._accepted.empty()
+        line.relay.lift()
+        assert await (await line.server()).read(1) == b"c"
+        await asyncio.sleep(0.05)
+        assert line._accepted.empty()
+        assert len(line.relay._connections) == 1
+
+
+async def test_a_hole_that_is_stopped_leaves_nothing():
+    async with Line(0) as line:
+        await line.pair()
+        line.relay.black_hole()
+        await line.client()
+        await asyncio.sleep(0.02)
+        await line.relay.stop()
+        assert line.relay._connections == set()
+
+
+# A proxy that hangs up
+
+IDLE = 0.2
+
+
+async def test_a_connection_on_which_nobody_speaks_is_closed_on_both_sides():
+    async with Line(0, idle_timeout=IDLE) as line:
+        client, server = await line.pair()
+        start = perf_counter()
+        assert await client.read_to_the_end() == await server.read_to_the_end() == b""
+        assert 0.95 * IDLE < perf_counter() - start < 2 * IDLE
+        await asyncio.sleep(0.02)
+        assert line.relay._connections == set()
+        assert line.relay.taps == []
+
+
+@pytest.mark.parametrize("speaker", ["client", "server"])
+async def test_the_time_begins_anew_whoever_speaks(speaker):
+    async with Line(0, idle_timeout=IDLE) as line:
+        client, server = await line.pair()
+        sender, receiver = (client, server) if speaker == "client" else (server, client)
+        for _ in range(6):
+            await asyncio.sleep(IDLE / 2)
+            sender.writer.write(b"x")
+        start = perf_counter()
+        assert await receiver.read_to_the_end() == b"xxxxxx"
+        assert 0.95 * IDLE < perf_counter() - start < 2 * IDLE
+
+
+async def test_each_connection_has_a_time_of_its_own_from_when_it_is_set():
+    async with Line(0) as line:
+        busy, idle = await line.pair(), await line.pair()
+        line.relay.idle_timeout = IDLE
+        idle[0].writer.write(b"x")
+        for _ in range(4):
+            busy[0].writer.write(b"x")
+            await asyncio.sleep(IDLE / 2)
+        assert await idle[1].read_to_the_end() == b"x"
+        assert await busy[1].read(4) == b"xxxx"
+
+
+async def test_no_timer_outlives_its_connection():
+    async with Line(0, idle_timeout=60) as line:
+        client, server = await line.pair()
+        (connection,) = line.relay._connections
+        client.writer.write_eof()
+        await server.read_to_the_end()
+        assert not connection._idle.cancelled()
+        server.writer.write_eof()
+        async with asyncio.timeout(5):
+            await connection.closed.wait()
+        assert connection._idle.cancelled()
 
 
 # Leaving the block

@@ -355,7 +355,7 @@ async def test_pings_find_who_has_vanished():
     async with listening(handler, ping_interval=0.1) as (listener, url):
         async with connect(url), raw(listener.sockets[0].getsockname()[1]) as silent:
             await silent.opened()
-            assert await silent.frame() == Frame(Opcode.PING)
+            assert (await silent.frame()).opcode is Opcode.PING
             await until(lambda: bool(seen), 1)
             await asyncio.sleep(0.3)
             assert seen == [1006]

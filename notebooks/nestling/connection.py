@@ -37,7 +37,7 @@ class Wire(asyncio.BufferedProtocol):
 
     buffer:        where received bytes lie for a moment; the connections of a loop may share it
     close_timeout: seconds to end what has begun to close, before the TCP connection is cut
-    is_silent:     whoever sets it sees whether anything has come since
+    latency:       seconds that the last pong took, None while none has come
 
     While more than WAITING bytes wait for the handler, nothing is read: no ping is answered, no
     close is seen. That the other side has ended TCP, or was cut, is noticed all the same, within
@@ -59,7 +59,10 @@ class Wire(asyncio.BufferedProtocol):
         self._waiting = 0  # bytes in them
         self._news: asyncio.Future[None] | None = None  # done when anything has come
         self._collected = bytearray()
-        self.is_silent = self._is_burst = self._is_paused = self._is_leaving = False
+        self.latency: float | None = None
+        self._pinged = 0
+        self._pings: dict[bytes, tuple[float, asyncio.Future[float]]] = {}  # those without a pong
+        self._is_burst = self._is_paused = self._is_leaving = False
         self._has_ended = False  # the other side, though not all is read that it had sent
         self._writable = asyncio.Event()
         self._lost = self._loop.create_future()
@@ -74,7 +77,6 @@ class Wire(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.is_silent = False
         self._take(self.protocol.receive(bytes(self._buffer[:nbytes])))
 
     def eof_received(self) -> None:
@@ -87,6 +89,10 @@ class Wire(asyncio.BufferedProtocol):
                 timer.cancel()
         self._writable.set()
         self._lost.set_result(None)
+        for _, pong in self._pings.values():
+            if not pong.done():
+                pong.set_exception(closed(self.protocol))
+                pong.exception()  # which is no mistake if nobody waits for it
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -103,7 +109,9 @@ class Wire(asyncio.BufferedProtocol):
                 if not self._is_leaving:
                     self._messages.append(event.data)
                     self._waiting += len(event.data) + OBJECT
-            elif self._first is None and not isinstance(event, Ping | Pong):
+            elif isinstance(event, Pong):
+                self._hear(event.payload)
+            elif self._first is None and not isinstance(event, Ping):
                 self._first = event
         if answers := self.protocol.take_answers():
             self.write(answers)
@@ -116,6 +124,15 @@ class Wire(asyncio.BufferedProtocol):
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
         self._balance()
+
+    def _hear(self, payload: bytes) -> None:
+        """A pong has come; it may stand for those to earlier pings, too (section 5.5.3)."""
+        while payload in self._pings:
+            earliest = next(iter(self._pings))
+            sent, pong = self._pings.pop(earliest)
+            self.latency = self._loop.time() - sent
+            if not pong.done():
+                pong.set_result(self.latency)
 
     def _limit(self) -> None:
         """The TCP connection is to end in time."""
@@ -218,6 +235,21 @@ class Connection(Wire):
         if isinstance(message, str):
             return self.protocol.send_text(message)
         return self.protocol.send_binary(message)
+
+    async def ping(self) -> asyncio.Future[float]:
+        """Send a ping, and give what is done when its pong has come, with the seconds that took.
+
+        Both raise ConnectionClosed: this if it is closed, what is given if it ends before.
+        """
+        self._pinged += 1
+        payload = self._pinged.to_bytes(4)
+        try:
+            self.write(self.protocol.send_ping(payload))
+        except StateError:
+            raise closed(self.protocol) from None
+        pong: asyncio.Future[float] = self._loop.create_future()
+        self._pings[payload] = self._loop.time(), pong
+        return pong
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye and wait for the end; messages that still come are dropped.

@@ -26,6 +26,7 @@ from nestling import deflate
 from nestling.connection import Connection, broadcast
 from nestling.frames import CloseCode
 from nestling.handshake import HandshakeError, Headers, Refusal
+from nestling.heartbeat import kept_alive
 from nestling.protocol import Protocol, State, StateError
 from nestling.transport import PIECE
 
@@ -97,7 +98,6 @@ class Server:
     make: Callable[[], Protocol]
     headers: list[tuple[str, str]]
     log: logging.Logger
-    ping_interval: float | None
     open_timeout: float
     close_timeout: float
 
@@ -143,8 +143,6 @@ class Server:
         code = CloseCode.INTERNAL_ERROR
         try:
             if await self._admit(connection):
-                if self.ping_interval:
-                    _keep_alive(connection, self.ping_interval)
                 await self.handler(connection)
             code = CloseCode.NORMAL_CLOSURE
         except ConnectionClosed:
@@ -188,16 +186,6 @@ class Server:
         await self.wait_closed()
 
 
-def _keep_alive(connection: Connection, interval: float) -> None:
-    """Ping every `interval` seconds, and cut a client from which nothing came meanwhile."""
-    if connection.is_silent and connection.transport.is_reading():
-        connection.abort()
-    elif connection.protocol.state is State.OPEN:
-        connection.is_silent = True
-        connection.write(connection.protocol.send_ping())
-        asyncio.get_running_loop().call_later(interval, _keep_alive, connection, interval)
-
-
 class Starting(Generic[Opened]):
     """What `serve` and `connect` give: `await` it, or enter it with `async with`."""
 
@@ -227,6 +215,7 @@ def serve(
     select_subprotocol: Callable[[Any, Any], Any] | None = None,
     server_header: str | None = None,
     ping_interval: float | None = None,
+    ping_timeout: float | None = None,
     logger: logging.Logger = log,
     open_timeout: float = 10,
     close_timeout: float = 10,
@@ -234,15 +223,16 @@ def serve(
 ) -> Starting[Server]:
     """Listen, and call `handler` with each connection, as `transport.Serve` says.
 
-    Other options are those of `loop.create_server`. Raises OSError for a port that cannot be
-    had, and KeyError for a compression that is not in EXTENSIONS.
+    Pings are those of `heartbeat.kept_alive`. Other options are those of `loop.create_server`.
+    Raises OSError for a port that cannot be had, and KeyError for a compression that is not in
+    EXTENSIONS.
     """
     limits: dict[str, Any] = {"max_size": max_size, "max_fragments": max_fragments}
     make = partial(Protocol, extension=EXTENSIONS[compression], **limits)
     headers = [("Server", server_header)] if server_header else []
-    programs = handler, process_request, select_subprotocol
-    times = ping_interval, open_timeout, close_timeout
-    server = Server(*programs, make, headers, logger, *times)
+    pinging = kept_alive(handler, ping_interval, ping_timeout)
+    programs = pinging, process_request, select_subprotocol
+    server = Server(*programs, make, headers, logger, open_timeout, close_timeout)
     return Starting(server.listen(host, port, options))
 
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import websockets.asyncio.server
 from websockets.asyncio.server import ServerConnection
 
+from nestling.heartbeat import kept_alive
+
 # Bytes that wait for a client to read them, above which it is not read from.
 UNREAD = 4 * 2**20
 
@@ -21,9 +23,10 @@ PIECE = 2**12
 
 
 class Transport(Protocol):
-    """The two methods of an `asyncio.Transport` that are needed."""
+    """The methods of an `asyncio.Transport` that are needed."""
 
     def abort(self) -> None: ...
+    def is_reading(self) -> bool: ...
     def get_write_buffer_size(self) -> int: ...
 
 
@@ -46,6 +49,7 @@ class Connection(Protocol):
     async def recv(self) -> str | bytes: ...
     async def send(self, message: str) -> None: ...
     async def close(self, code: int = 1000, reason: str = "") -> None: ...
+    async def ping(self) -> Awaitable[float]: ...
 
 
 class Opening(Protocol):
@@ -78,6 +82,7 @@ class Serve(Protocol):
     connection when the handler returns. It does not read from a client that has UNREAD bytes
     to read, not even its pings, lets others run while it takes in what one client sends, and
     cuts a client that does not end within `close_timeout` seconds what it has begun to close.
+    With `ping_interval`, `heartbeat.kept_alive` says what becomes of a client that is silent.
     """
 
     def __call__(
@@ -97,12 +102,21 @@ class Serve(Protocol):
 
 
 def serve(
-    handler: Callable[[Any], Awaitable[None]], host: str, port: int, **options: Any
+    handler: Callable[[Any], Awaitable[None]],
+    host: str,
+    port: int,
+    *,
+    ping_interval: float | None = 20,
+    ping_timeout: float | None = 20,
+    **options: Any,
 ) -> Awaitable[Listener]:
-    """`websockets.asyncio.server.serve`, which keeps the contract for hostile clients, too."""
-    return websockets.asyncio.server.serve(
-        handler, host, port, create_connection=_Connection, **options
-    )
+    """`websockets.asyncio.server.serve`, which keeps the contract for hostile clients, too.
+
+    Its pings are ours: who does not answer is cut at once, not after `close_timeout`.
+    """
+    pinging = kept_alive(handler, ping_interval, ping_timeout)
+    ours: dict[str, Any] = {"ping_interval": None, "create_connection": _Connection}
+    return websockets.asyncio.server.serve(pinging, host, port, **ours, **options)
 
 
 class _Connection(ServerConnection, asyncio.BufferedProtocol):

@@ -23,6 +23,7 @@ from nestling.frames import Decoder, Frame, Opcode, encode
 from nestling.handshake import Request, Response
 from PIL import Image
 
+from workbench.breaking import Outcome
 from workbench.trace import Body, Content, Trace, Undecoded
 
 STYLE = Path(__file__).with_name("nestling.mplstyle")
@@ -71,7 +72,7 @@ def _png(figure: Figure, scale: float) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
     # A palette is enough for what is drawn here, and makes it a third of the size.
-    Image.open(drawn).convert("RGB").quantize(32).save(packed, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
     return packed.getvalue()
 
 
@@ -235,6 +236,75 @@ def states(states: Mapping[str, str], ways: Mapping[str, Sequence[str]], title: 
         axes.axis("off")
         said = "; ".join(f"{name}: {', '.join(passed)}" for name, passed in ways.items())
         return Picture(figure, f"{title}. The states of each connection, {said}.")
+
+
+# How what is sent is drawn: its mark, that of the legend, its colour, and how far below its row.
+_SENT = {
+    "ping": ("^", "▲", CONTROL, -0.12),
+    "pong": ("v", "▼", CONTROL, 0.12),
+    "message": ("o", "●", DATA, 0.0),
+}
+
+
+def beliefs(outcomes: Mapping[str, Outcome], title: str) -> Picture:
+    """What each side of a connection believes, and for how long: a bar while it is open to it.
+
+    `outcomes` maps what is different about each to it. A bar ends in a cross where the side
+    knows better, and in an arrow where it does not. What was sent has marks, hollow if it did
+    not arrive; the time in which nothing arrives is shaded.
+    """
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(8, 1.2 + 0.95 * len(outcomes)))
+        axes = figure.subplots()
+        for place, (name, outcome) in enumerate(outcomes.items()):
+            axes.text(0, 3 * place + 0.1, name, weight="bold", va="center")
+            _draw_outcome(axes, 3 * place + 1, outcome)
+        rows = [3 * place + 1 + row for place in range(len(outcomes)) for row in (0, 1)]
+        axes.set_yticks(rows, ["client", "server"] * len(outcomes))
+        axes.tick_params(axis="y", length=0)
+        end = max(outcome.watched for outcome in outcomes.values())
+        axes.set(xlim=(-0.01 * end, 1.32 * end), ylim=(3 * len(outcomes) - 0.4, -0.5), title=title)
+        kinds = {sent.kind for outcome in outcomes.values() for sent in outcome.sent}
+        shown = [f"{mark} {kind}" for kind, (_, mark, _, _) in _SENT.items() if kind in kinds]
+        legend = f"\n{'   '.join(shown)}   (hollow: did not arrive)" if shown else ""
+        axes.set_xlabel(f"seconds since the connection was open{legend}")
+        said = "; ".join(f"{name}: {_said(outcome)}" for name, outcome in outcomes.items())
+        return Picture(figure, f"{title}. What each side knows, {said}.")
+
+
+def _draw_outcome(axes: Axes, top: float, outcome: Outcome) -> None:
+    """Two rows: the client's at the height `top`, and below it the server's."""
+    if outcome.hole is not None:
+        dark = {"color": TROUBLE, "alpha": 0.12, "linewidth": 0}
+        axes.barh(top + 0.5, outcome.watched - outcome.hole, 1.9, outcome.hole, **dark)
+    for row, side in enumerate(("client", "server"), int(top)):
+        noticed = outcome.noticed[side]
+        end = outcome.watched if noticed is None else noticed
+        axes.barh(row, end, 0.62, color=LOOP, alpha=0.25)
+        if noticed is None:
+            axes.plot(end, row, ">", color=LOOP, markersize=9)
+        else:
+            axes.plot(end, row, "X", color=TROUBLE, markersize=11)
+        at = {"xytext": (10, 0), "textcoords": "offset points", "va": "center"}
+        colour = _dark(LOOP if noticed is None else TROUBLE)
+        axes.annotate(_belief(outcome, side), (end, row), color=colour, fontsize=11, **at)
+        for sent in (each for each in outcome.sent if each.sender == side and each.kind in _SENT):
+            mark, _, colour, below = _SENT[sent.kind]
+            face = {"markerfacecolor": colour if sent.arrived else "white"}
+            axes.plot(sent.at, row + below, mark, color=colour, markersize=7.5, **face)
+
+
+def _belief(outcome: Outcome, side: str) -> str:
+    if (noticed := outcome.noticed[side]) is None:
+        return "open" if outcome.hole is None else "still open, it thinks"
+    return f"{outcome.codes[side]} after {noticed:.2f} s"
+
+
+def _said(outcome: Outcome) -> str:
+    """An outcome in words."""
+    began = "" if outcome.hole is None else f"nothing arrives after {outcome.hole:.2f} s, "
+    sides = (f"{side} {_belief(outcome, side)}" for side in ("client", "server"))
+    return began + " and ".join(sides)
 
 
 def sequence(trace: Trace, title: str) -> Picture:
