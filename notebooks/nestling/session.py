@@ -1,0 +1,346 @@
+"""Sessions: a client that has lost its connection comes back and misses nothing.
+
+::
+
+    await app.listen(3000, serve=Sessions())
+
+A session stands between a gateway and a client's connections: for the gateway, it is a
+connection that lasts. Both sides count the messages of a session; none of them is changed.
+A client asks for one with ANNOUNCEMENT in the query of its URL and a first message:
+
+    the client                                  the server
+    {"session": null}                           {"session": <a secret>, "lifetime": <seconds>}
+    {"session": <the secret>, "last": 17}       {"session": <the secret>, "heard": 5},
+                                                and then its 18th message and all that follow
+                                                {"session": <another>, "lifetime", "lost": true}
+
+`last` is how many messages of the session the client has got, `heard` how many the server has.
+"lost" says that it cannot go on: it is unknown, or too much is gone. An `id` in the message
+is in the answer, too, with "done". A client that announces nothing has a plain connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from secrets import token_urlsafe
+from sys import getsizeof
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+
+from nestling.envelope import Message, id_of, parse, serialise
+from nestling.transport import Connection, Listener, Serve, Transport
+from nestling.transport import serve as serve_with_websockets
+
+# What a client that wants a session has in the query of its URL. The secret is not there:
+# proxies write URLs down.
+ANNOUNCEMENT = "nestling-session"
+
+# Closes after which a client does not come back: 1000, 1001 (the page is left), none said.
+GOODBYES = {1000, 1001, 1005}
+
+TAKEN_OVER = 4001, "this session goes on in another connection"
+OVERFLOW = 1013, "too much is unread"
+NOT_ASKED = 1008, "the first message has to ask for a session"
+
+# Seconds for a client to ask for its session, and for a connection that is taken over to end.
+PATIENCE = 10.0
+MOMENT = 1.0
+
+Farewell = tuple[int, str]  # a close code and a reason
+Handler = Callable[[Any], Awaitable[None]]
+
+
+class Session:
+    """A `transport.Connection`, and `Transport`, that outlives the connections beneath it.
+
+    What is sent goes to the client if it is there, and stays in a window until the client says
+    that it has got it, or newer messages push it out. One that is pushed out before it was
+    written ends the session.
+
+    request:    of its first connection
+    close_code: None until it is over
+    size:       bytes in the window
+    """
+
+    def __init__(self, sessions: Sessions, handler: Handler, connection: Connection) -> None:
+        self.secret = token_urlsafe()
+        self.handler = handler
+        self.request = connection.request
+        self.close_code: int | None = None
+        self.size = self.heard = 0
+        self._sessions = sessions
+        self._window: deque[str] = deque()
+        self._last = self._written = 0  # numbers of the latest message, and of that on the wire
+        self._connection: Connection | None = None
+        self._left: asyncio.Future[Farewell] | None = None  # its farewell
+        self._news = asyncio.Event()  # set while there is a connection, and in the end
+
+    @property
+    def transport(self) -> Transport:
+        return self
+
+    def get_write_buffer_size(self) -> int:
+        return self._connection.transport.get_write_buffer_size() if self._connection else 0
+
+    def abort(self) -> None:
+        if self._connection is not None:
+            self._connection.transport.abort()
+            self._detach((1001, ""))
+        self.end(1006)
+
+    async def recv(self) -> str | bytes:
+        """The next message, whichever connection brings it."""
+        while True:
+            await self._news.wait()
+            if (connection := self._connection) is None:
+                raise ConnectionClosedError(None, None)
+            try:
+                message = await connection.recv()
+            except ConnectionClosed:
+                self._lose(connection)
+                continue
+            if connection is self._connection:  # else the client has been told: not heard
+                self.heard += 1
+                return message
+
+    async def send(self, message: str) -> None:
+        if self.close_code is not None:
+            raise ConnectionClosedError(None, None)
+        connection = self._connection
+        is_next = connection is not None and self._written == self._last
+        self._window.append(message)
+        self._last += 1
+        self._written += is_next
+        self._count(getsizeof(message))
+        while len(self._window) > self._sessions.frames or self.size > self._sessions.size:
+            self.forget()
+        self._sessions.make_room(self)
+        await (self._write(connection, message) if is_next else self._catch_up())
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        connection = self._connection
+        self.end(code, reason)
+        if connection is not None:
+            await connection.close(code, reason)
+
+    def end(self, code: int, reason: str = "") -> None:
+        """It is over, and its connection is to be closed."""
+        if self.close_code is None:
+            self.close_code = code
+            self._detach((code, reason))
+            self._news.set()
+            self._window.clear()
+            self._count(-self.size)
+            self._sessions.remove(self)
+
+    def forget(self) -> None:
+        """Drop the oldest message of the window; it is over if that was never written."""
+        if self._last - len(self._window) >= self._written:
+            self.end(*OVERFLOW)
+        else:
+            self._count(-getsizeof(self._window.popleft()))
+
+    def may_go_on(self, handler: Handler, connection: Connection, last: object) -> bool:
+        """Whether a client that has got `last` messages can be given the next ones here."""
+        is_here = self.handler == handler and self.request.path == connection.request.path
+        first = self._last - len(self._window)
+        return is_here and type(last) is int and first <= last <= self._last
+
+    async def resume(self, connection: Connection, last: int, answer: Message) -> Farewell:
+        """Go on with a connection, whose client has got `last` messages, until it is done.
+
+        Gives how to close it.
+        """
+        self._detach(TAKEN_OVER)
+        while self._last - len(self._window) < last:
+            self._count(-getsizeof(self._window.popleft()))
+        self._connection, self._written = connection, last
+        left = self._left = asyncio.get_running_loop().create_future()
+        self._news.set()
+        await self._write(connection, serialise(answer))
+        await self._catch_up()
+        return await left
+
+    async def _catch_up(self) -> None:
+        """Send what is not on the wire yet: each message is, before the loop waits."""
+        connection = self._connection
+        while connection is self._connection is not None and self._written < self._last:
+            self._written += 1
+            await self._write(connection, self._window[self._written - self._last - 1])
+
+    async def _write(self, connection: Connection, message: str) -> None:
+        try:
+            await connection.send(message)
+        except ConnectionClosed:
+            pass  # recv will notice
+
+    def _lose(self, connection: Connection) -> None:
+        if connection is self._connection:
+            code = connection.close_code or 1006
+            if code in GOODBYES:
+                self.end(code)
+            else:
+                self._detach((code, ""))
+                self._news.clear()
+                self._sessions.wait_for(self)
+
+    def _detach(self, farewell: Farewell) -> None:
+        self._connection = None
+        if self._left is not None and not self._left.done():
+            self._left.set_result(farewell)
+
+    def _count(self, size: int) -> None:
+        self.size += size
+        self._sessions.held += size
+
+
+class Sessions:
+    """A `transport.Serve` whose clients may have sessions.
+
+    lifetime: seconds that a session waits for its client
+    frames:   messages in the window of a session, at most
+    size:     bytes of memory in the window of a session, at most
+    total:    the same for all windows together: above it, the session that has waited longest
+              for its client ends; if none waits, who sends drops its oldest messages
+    most:     sessions that may wait for their clients, at most; the longest waiting ends first
+    serve:    what listens
+    held:     bytes in all windows
+    waiting:  the sessions whose clients have gone, with the timers that end them
+    asking:   connections that have not asked for their session yet
+    tasks:    those that serve the sessions
+    """
+
+    def __init__(
+        self,
+        *,
+        lifetime: float = 60.0,
+        frames: int = 1000,
+        size: int = 2**20,
+        total: int = 2**26,
+        most: int = 1000,
+        serve: Serve = serve_with_websockets,
+    ) -> None:
+        self.lifetime, self.frames, self.size = lifetime, frames, size
+        self.held = 0
+        self._total, self._most, self._serve = total, most, serve
+        self._sessions: dict[str, Session] = {}
+        self.waiting: dict[Session, asyncio.TimerHandle] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.asking: set[Connection] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def __call__(self, handler: Handler, host: str, port: int, **options: Any) -> Listener:
+        async def accept(connection: Connection) -> None:
+            if ANNOUNCEMENT in urlsplit(connection.request.path).query.split("&"):
+                await self._welcome(handler, connection)
+            else:
+                await handler(connection)
+
+        return _Listener(await self._serve(accept, host, port, **options), self)
+
+    def make_room(self, session: Session) -> None:
+        """See to it that all windows together are within their bound, as this one has grown."""
+        while self.held > self._total and session.size:
+            if self.waiting:
+                next(iter(self.waiting)).end(1006)
+            else:
+                session.forget()
+
+    def wait_for(self, session: Session) -> None:
+        """The client of a session has gone without a goodbye."""
+        later = asyncio.get_running_loop().call_later
+        self.waiting[session] = later(self.lifetime, session.end, 1006)
+        if len(self.waiting) > self._most:
+            next(iter(self.waiting)).end(1006)
+
+    def wait_no_more(self, session: Session) -> None:
+        if session in self.waiting:
+            self.waiting.pop(session).cancel()
+
+    def remove(self, session: Session) -> None:
+        """A session is over."""
+        self.wait_no_more(session)
+        self._sessions.pop(session.secret, None)
+
+    async def _welcome(self, handler: Handler, connection: Connection) -> None:
+        """Begin a session or go on with one, until the connection has ended or is taken over."""
+        asked = await self._asked(connection)
+        if asked is None:
+            await connection.close(*NOT_ASKED)
+            return
+        secret, last = asked["session"], asked.get("last")
+        session = self._sessions.get(secret) if isinstance(secret, str) else None
+        if session is not None and session.may_go_on(handler, connection, last):
+            self.wait_no_more(session)
+            answer = {"session": secret, "heard": session.heard}
+        else:
+            if session is not None:
+                session.end(*TAKEN_OVER)
+            session, last = self._begin(handler, connection), 0
+            answer = {"session": session.secret, "lifetime": self.lifetime}
+            answer |= {} if secret is None else {"lost": True}
+        if (number := id_of(asked)) is not None:
+            answer = {"id": number, **answer, "done": True}
+        farewell = await session.resume(connection, last, answer)
+        is_over = session.close_code is not None
+        try:
+            async with asyncio.timeout(None if is_over else MOMENT):
+                await connection.close(*farewell)
+        except TimeoutError:
+            connection.transport.abort()
+
+    async def _asked(self, connection: Connection) -> Message | None:
+        """The first message of a connection, if it asks for a session."""
+        self.asking.add(connection)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                message = parse(await connection.recv())
+        except (TimeoutError, ConnectionClosed, ValueError, RecursionError):
+            return None
+        finally:
+            self.asking.discard(connection)
+        return message if isinstance(message, dict) and "session" in message else None
+
+    def _begin(self, handler: Handler, connection: Connection) -> Session:
+        session = Session(self, handler, connection)
+        self._sessions[session.secret] = session
+        task = asyncio.create_task(self._run(session))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return session
+
+    async def _run(self, session: Session) -> None:
+        try:
+            await session.handler(session)
+        finally:
+            session.end(1000)
+
+
+class _Listener:
+    """A listener that ends, with itself, what waits for a client that cannot come any more."""
+
+    def __init__(self, listener: Listener, sessions: Sessions) -> None:
+        self._listener = listener
+        self._sessions = sessions
+
+    @property
+    def sockets(self) -> Any:
+        return self._listener.sockets
+
+    def close(self, close_connections: bool = True) -> None:
+        self._listener.close(close_connections)
+        for connection in self._sessions.asking:
+            connection.transport.abort()
+        for session in list(self._sessions.waiting):
+            session.end(1001)
+
+    async def wait_closed(self) -> None:
+        await self._listener.wait_closed()
+        if self._sessions.tasks:
+            await asyncio.wait(self._sessions.tasks)
