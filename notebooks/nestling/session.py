@@ -42,6 +42,7 @@ ANNOUNCEMENT = "nestling-session"
 # Closes after which a client does not come back: 1000, 1001 (the page is left), none said.
 GOODBYES = {1000, 1001, 1005}
 
+ENDED = 1001, ""  # said to nobody, as the connection has ended
 TAKEN_OVER = 4001, "this session goes on in another connection"
 OVERFLOW = 1013, "too much is unread"
 NOT_ASKED = 1008, "the first message has to ask for a session"
@@ -89,7 +90,7 @@ class Session:
     def abort(self) -> None:
         if self._connection is not None:
             self._connection.transport.abort()
-            self._detach((1001, ""))
+            self._detach(ENDED)
         self.end(1006)
 
     async def recv(self) -> str | bytes:
@@ -180,11 +181,10 @@ class Session:
 
     def _lose(self, connection: Connection) -> None:
         if connection is self._connection:
-            code = connection.close_code or 1006
-            if code in GOODBYES:
-                self.end(code)
+            self._detach(ENDED)
+            if connection.close_code in GOODBYES:
+                self.end(connection.close_code)
             else:
-                self._detach((code, ""))
                 self._news.clear()
                 self._sessions.wait_for(self)
 
@@ -209,7 +209,8 @@ class Sessions:
     most:     sessions that may wait for their clients, at most; the longest waiting ends first
     serve:    what listens
     held:     bytes in all windows
-    waiting:  the sessions whose clients have gone, with the timers that end them
+    live:     the sessions, by their secrets
+    waiting:  those whose clients have gone, with the timers that end them
     asking:   connections that have not asked for their session yet
     tasks:    those that serve the sessions
     """
@@ -227,13 +228,10 @@ class Sessions:
         self.lifetime, self.frames, self.size = lifetime, frames, size
         self.held = 0
         self._total, self._most, self._serve = total, most, serve
-        self._sessions: dict[str, Session] = {}
+        self.live: dict[str, Session] = {}
         self.waiting: dict[Session, asyncio.TimerHandle] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.asking: set[Connection] = set()
-
-    def __len__(self) -> int:
-        return len(self._sessions)
 
     async def __call__(self, handler: Handler, host: str, port: int, **options: Any) -> Listener:
         async def accept(connection: Connection) -> None:
@@ -266,7 +264,7 @@ class Sessions:
     def remove(self, session: Session) -> None:
         """A session is over."""
         self.wait_no_more(session)
-        self._sessions.pop(session.secret, None)
+        self.live.pop(session.secret, None)
 
     async def _welcome(self, handler: Handler, connection: Connection) -> None:
         """Begin a session or go on with one, until the connection has ended or is taken over."""
@@ -275,7 +273,7 @@ class Sessions:
             await connection.close(*NOT_ASKED)
             return
         secret, last = asked["session"], asked.get("last")
-        session = self._sessions.get(secret) if isinstance(secret, str) else None
+        session = self.live.get(secret) if isinstance(secret, str) else None
         if session is not None and session.may_go_on(handler, connection, last):
             self.wait_no_more(session)
             answer = {"session": secret, "heard": session.heard}
@@ -309,7 +307,7 @@ class Sessions:
 
     def _begin(self, handler: Handler, connection: Connection) -> Session:
         session = Session(self, handler, connection)
-        self._sessions[session.secret] = session
+        self.live[session.secret] = session
         task = asyncio.create_task(self._run(session))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
