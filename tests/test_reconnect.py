@@ -17,17 +17,17 @@ from nestling.application import Application, create
 from nestling.client import GatewayClient
 from nestling.gateway import Client, subscribe_message, websocket_gateway
 from nestling.reconnect import MayHaveRun, NotSent, Reconnect
-from nestling.session import Sessions
+from nestling.sessions import Sessions
 from simulation import Network, simulate
 from websockets.exceptions import ConnectionClosed
 
-SCHEDULES = 2_500
+SCHEDULES = 2_000
 PIECES = 10
 
-ITEMS = 30  # of a stream
-NEWS = 40
+ITEMS = 25  # of a stream
+NEWS = 30
 REQUESTS = 12
-MARKS = 25
+MARKS = 20
 
 
 # Random schedules
@@ -95,7 +95,11 @@ class Schedule:
         async with GatewayClient(url, reconnect=rules, timeout=1_000) as client:
             reading = asyncio.create_task(self.read(client))
             await asyncio.gather(
-                self.tell(), self.follow(client), self.ask(client), self.mark(client), self.disturb()
+                self.tell(),
+                self.follow(client),
+                self.ask(client),
+                self.mark(client),
+                self.disturb(),
             )
             while True:
                 with suppress(MayHaveRun):
