@@ -7,6 +7,7 @@ each end learns of it in its own time. Until then, what it sends goes nowhere.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import selectors
 from collections import deque
@@ -45,6 +46,16 @@ class _Selector(selectors.DefaultSelector):
             raise RuntimeError("everybody waits for somebody, for ever")
         self._loop.now += max(0.0, timeout)
         return []
+
+
+def simulated(test: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    """A test that is a coroutine, run in a simulated loop."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> Any:
+        return simulate(test(*arguments, **named))
+
+    return run
 
 
 def simulate(main: Coroutine[Any, Any, Any]) -> Any:

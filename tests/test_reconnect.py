@@ -16,7 +16,7 @@ from nestling import client as client_module
 from nestling.application import Application, create
 from nestling.client import GatewayClient
 from nestling.gateway import Client, subscribe_message, websocket_gateway
-from nestling.reconnect import MayHaveRun, NotSent, Reconnect
+from nestling.reconnect import MayHaveRun, Reconnect
 from nestling.sessions import Sessions
 from simulation import Network, simulate
 from websockets.exceptions import ConnectionClosed
