@@ -564,11 +564,11 @@ async def test_what_a_former_connection_still_brings_is_not_heard():
         later, said = await server.client(), 0
         with suppress(ConnectionClosed):
             while True:
-                if said == 20:
+                if said == 200:
                     await later.say({"session": secret, "last": 0})
                 await former.say({"event": "count", "data": said})
                 said += 1
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.002)
         heard = (await later.hear())["heard"]
         assert 0 < heard < said
         await asyncio.sleep(2 * said)
