@@ -17,10 +17,11 @@ from conftest import missing
 from gateways import serving
 from nestling import client as client_module
 from nestling.application import Application, create
-from nestling.client import GatewayClient
+from nestling.client import GatewayClient, Question
 from nestling.gateway import Client, subscribe_message, websocket_gateway
 from nestling.poll import PollGateway
 from nestling.reconnect import AGAIN, MayHaveRun, NotSent, Reconnect
+from nestling.resume import Outbox
 from nestling.session import ANNOUNCEMENT
 from nestling.sessions import Sessions
 from nestling.states import State
@@ -648,17 +649,53 @@ async def test_what_is_given_up_is_cancelled_sooner_or_later(moment, monkeypatch
         assert heard == cancels
 
 
+@simulated
+async def test_what_has_failed_is_not_sent_again(monkeypatch):
+    """Its loop takes its time: it has not heard of it yet."""
+    async with facing(monkeypatch) as (client, door):
+        peer = await (await door.next()).begin()
+        items = client.stream("e")
+        first = ask(anext(items))
+        await peer.hear()
+        await peer.say({"id": 1, "event": "e", "data": "first"})
+        assert await first == "first"
+        peer.end.abort()
+        peer = await (await door.next()).lose()
+        await asyncio.sleep(1)
+        peer.end.abort()
+        peer = await (await door.next()).go_on(0, 0, "another")
+        await asyncio.sleep(1)
+        await client.emit("marker")
+        await peer.hears({"event": "marker"})
+        with pytest.raises(MayHaveRun):
+            await anext(items)
+
+
+def test_what_waits_to_be_sent_again_has_not_run():
+    questions = {number: Question(wants_one=True) for number in (1, 2)}
+    outbox = Outbox(questions)
+    for number in questions:
+        outbox.ask(str(number), number)
+    outbox.go_on(heard=1)
+    outbox.start_over(ConnectionResetError())
+    assert list(outbox.waiting) == [("2", 2)]
+    assert [question._replies.qsize() for question in questions.values()] == [1, 0]
+
+
 # What wants no reply
 
 
+@pytest.mark.parametrize("is_noticed", [True, False])
 @pytest.mark.parametrize("queue", [0, 1, 3])
 @simulated
-async def test_what_is_emitted_meanwhile_is_kept_or_refused(queue, monkeypatch):
+async def test_what_is_emitted_meanwhile_is_kept_or_refused(queue, is_noticed, monkeypatch):
     async with facing(monkeypatch, Reconnect(first=1, most=1, queue=queue)) as (client, door):
         peer = await (await door.next()).begin()
         await asyncio.sleep(1)
-        peer.end.abort()
-        await asyncio.sleep(0.001)
+        client._matching.connection.abort()
+        if is_noticed:
+            await asyncio.sleep(0.001)
+            assert client.state is State.WAITING
         question = ask(client.request("question"))
         await asyncio.sleep(0)
         for number in range(queue):

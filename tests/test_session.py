@@ -611,6 +611,48 @@ async def test_who_is_turned_away():
         assert server.sessions.live == {}
 
 
+@asynccontextmanager
+async def bare(handle: Any, **limits: Any) -> AsyncIterator[tuple[Sessions, Any, Network]]:
+    """Sessions, and their listener, without an application."""
+    network = Network(random.Random(1))
+    sessions = Sessions(serve=network.serve, **limits)
+    listener = await sessions(handle, "simulated", 0)
+    yield sessions, listener, network
+    listener.close(close_connections=False)
+    async with asyncio.timeout(5):
+        await listener.wait_closed()
+    assert (sessions.live, sessions.waiting, sessions.tasks) == ({}, {}, set())
+    await asyncio.sleep(1)
+
+
+@simulated
+async def test_a_handler_that_returns_ends_the_session():
+    async def handle(connection: Any) -> None:
+        await connection.recv()
+
+    async with bare(handle) as (sessions, _, network):
+        client = Raw(await network.connect("ws://simulated" + PATH))
+        secret = await client.begin()
+        assert secret in sessions.live
+        await client.say("enough")
+        assert await client.closed() == 1000
+
+
+@simulated
+async def test_nobody_waits_for_who_cannot_come_any_more():
+    async def handle(connection: Any) -> None:
+        with pytest.raises(ConnectionClosed):
+            await connection.recv()
+        with pytest.raises(ConnectionClosed):
+            await connection.send("late")
+
+    async with bare(handle, lifetime=1_000) as (sessions, _, network):
+        client = Raw(await network.connect("ws://simulated" + PATH))
+        await client.begin()
+        await cut(client)
+        assert len(sessions.waiting) == 1
+
+
 @pytest.mark.parametrize("stage", ["asking", "open", "waiting"])
 @simulated
 async def test_the_application_closes(stage):

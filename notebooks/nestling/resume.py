@@ -220,7 +220,6 @@ class Resuming(Matching):
         else:
             self._closed.__cause__ = why
         self._outbox.start_over(self._closed)
-        self._outbox.waiting.clear()
         for question in self.questions.values():
             question.fail(self._closed)
         self.unasked.put(self._closed)

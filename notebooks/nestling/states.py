@@ -40,5 +40,4 @@ class States:
             yield state
             if state is State.CLOSED:
                 return
-            if state is self.now:
-                await changed.wait()
+            await changed.wait()
