@@ -696,15 +696,14 @@ async def test_what_is_emitted_meanwhile_is_kept_or_refused(queue, is_noticed, m
         if is_noticed:
             await asyncio.sleep(0.001)
             assert client.state is State.WAITING
-        question = ask(client.request("question"))
-        await asyncio.sleep(0)
         for number in range(queue):
             await client.emit("e", number)
         with pytest.raises(NotSent, match="this is not sent"):
             await client.emit("e", queue)
+        question = ask(client.request("question"))
         peer = await (await door.next()).go_on(0, 0)
-        await peer.hears({"id": 1, "event": "question"})
         await peer.hears(*({"event": "e", "data": number} for number in range(queue)))
+        await peer.hears({"id": 1, "event": "question"})
         await peer.say({"id": 1, "done": True})
         await question
         await client.emit("open again")
