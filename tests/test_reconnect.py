@@ -19,9 +19,9 @@ from nestling import client as client_module
 from nestling.application import Application, create
 from nestling.client import GatewayClient, Question
 from nestling.gateway import Client, subscribe_message, websocket_gateway
+from nestling.outbox import Outbox
 from nestling.poll import PollGateway
 from nestling.reconnect import AGAIN, MayHaveRun, NotSent, Reconnect
-from nestling.resume import Outbox
 from nestling.session import ANNOUNCEMENT
 from nestling.sessions import Sessions
 from nestling.states import State

@@ -12,9 +12,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -258,15 +257,17 @@ class GatewayClient:
     async def __aenter__(self) -> GatewayClient:
         if self._matching is not None:
             raise RuntimeError("this client is connected already: make another one")
-        dial = partial(connect, **self._options)
         if self._reconnect is None:
-            self._matching = Matching(await dial(self.url), self.correlate, self.timeout)
+            self._matching = Matching(await self._dial(self.url), self.correlate, self.timeout)
             self._matching.watch(self._states)
         else:
             self._matching = await self._reconnect.begin(
-                self.url, dial, self._states, correlate=self.correlate, timeout=self.timeout
+                self.url, self._dial, self._states, correlate=self.correlate, timeout=self.timeout
             )
         return self
+
+    def _dial(self, url: str) -> Awaitable[ClientConnection]:
+        return connect(url, **self._options)
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()

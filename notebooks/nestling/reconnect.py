@@ -18,7 +18,8 @@ from websockets.exceptions import (
 )
 
 from nestling.backoff import Backoff
-from nestling.resume import MayHaveRun, NotSent, Resuming, announced
+from nestling.outbox import MayHaveRun
+from nestling.resume import NotSent, Resuming, announced
 from nestling.states import State, States
 
 __all__ = ["AGAIN", "MayHaveRun", "NotSent", "Reconnect"]

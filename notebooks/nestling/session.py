@@ -103,16 +103,15 @@ class Session:
     async def send(self, message: str) -> None:
         if self.close_code is not None:
             raise ConnectionClosedError(None, None)
-        connection = self._connection
-        is_next = connection is not None and self._written == self._last
+        connection = self._connection if self._written == self._last else None
         self._window.append(message)
         self._last += 1
-        self._written += is_next
+        self._written += connection is not None
         self._count(getsizeof(message))
         while len(self._window) > self._sessions.frames or self.size > self._sessions.size:
             self.forget()
         self._sessions.make_room(self)
-        await (self._write(connection, message) if is_next else self._catch_up())
+        await (self._write(connection, message) if connection else self._catch_up())
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         connection = self._connection
@@ -152,7 +151,8 @@ class Session:
         while self._last - len(self._window) < last:
             self._count(-getsizeof(self._window.popleft()))
         self._connection, self._written = connection, last
-        left = self._left = asyncio.get_running_loop().create_future()
+        left: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
+        self._left = left
         self._news.set()
         await self._write(connection, serialise(answer))
         await self._catch_up()
@@ -161,7 +161,7 @@ class Session:
     async def _catch_up(self) -> None:
         """Send what is not on the wire yet: each message is, before the loop waits."""
         connection = self._connection
-        while connection is self._connection is not None and self._written < self._last:
+        while connection and connection is self._connection and self._written < self._last:
             self._written += 1
             await self._write(connection, self._window[self._written - self._last - 1])
 

@@ -101,7 +101,8 @@ class Sessions:
         if asked is None:
             await connection.close(*NOT_ASKED)
             return
-        secret, last = asked["session"], asked.get("last")
+        secret: Any = asked["session"]
+        last: Any = asked.get("last")
         session = self.live.get(secret) if isinstance(secret, str) else None
         if session is not None and session.may_go_on(handler, connection, last):
             self.wait_no_more(session)
