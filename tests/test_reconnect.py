@@ -17,7 +17,7 @@ from conftest import missing
 from gateways import serving
 from nestling import client as client_module
 from nestling.application import Application, create
-from nestling.client import GatewayClient, Question
+from nestling.client import BACKLOG, GatewayClient, Question
 from nestling.gateway import Client, subscribe_message, websocket_gateway
 from nestling.outbox import Outbox
 from nestling.poll import PollGateway
@@ -680,6 +680,14 @@ def test_what_waits_to_be_sent_again_has_not_run():
     outbox.start_over(ConnectionResetError())
     assert list(outbox.waiting) == [("2", 2)]
     assert [question._replies.qsize() for question in questions.values()] == [1, 0]
+
+
+def test_only_the_latest_cancels_are_remembered():
+    outbox = Outbox({})
+    for number in range(BACKLOG + 10):
+        outbox.cancel(number)
+    outbox.go_on(heard=0)
+    assert outbox.dropped == list(range(10, BACKLOG + 10))
 
 
 # What wants no reply

@@ -4,6 +4,7 @@
 
     await app.listen(3000, serve=Sessions())
 
+For a gateway, its hooks and `server.clients`, a client is there as long as its session is.
 `session` says what goes over the wire.
 """
 
