@@ -12,14 +12,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from nestling.envelope import MAX_SIZE, Message, WsException, parse, serialise
+from nestling.states import State, States
+
+if TYPE_CHECKING:
+    from nestling.reconnect import Reconnect
 
 # Items of a stream, or messages that nobody asked for, that may wait for their reader.
 BACKLOG = 1000
@@ -41,7 +45,11 @@ class Question:
     wants_one:   whether its first reply is all that is wanted
     is_answered: whether its last reply has come
     is_over:     whether that has been taken, or the connection is lost: nothing is to be cancelled
+    text, place: for a client that connects again, what was sent, and as which message of all
     """
+
+    text = ""
+    place: int | None = None
 
     def __init__(self, wants_one: bool) -> None:
         self.wants_one = wants_one
@@ -114,7 +122,10 @@ class Matching:
     """Gives each message that arrives to whoever waits for it; one task reads them all.
 
     questions: those that wait for a reply, by their ids
+    gaps:      how often messages may have been lost between two connections
     """
+
+    gaps = 0
 
     def __init__(self, connection: ClientConnection, correlate: bool, timeout: float) -> None:
         self.connection = connection
@@ -127,6 +138,11 @@ class Matching:
             nullcontext() if correlate else asyncio.Lock()
         )
         self._reading = asyncio.create_task(self._read())
+
+    def watch(self, states: States) -> None:
+        """Keep the state up to date."""
+        states.set(State.OPEN)
+        self._reading.add_done_callback(lambda _: states.set(State.CLOSED))
 
     async def _read(self) -> None:
         """Deliver each message, and in the end the news that it is the end."""
@@ -168,7 +184,7 @@ class Matching:
         async with self._turn:
             question = self.questions[number] = Question(wants_one)
             try:
-                await self.send(text)
+                await self.send(text, number)
                 async for item in question.items(timeout):
                     yield item
             finally:
@@ -187,7 +203,8 @@ class Matching:
         except (ConnectionClosed, TimeoutError):
             pass
 
-    async def send(self, text: str) -> None:
+    async def send(self, text: str, number: int | None = None) -> None:
+        """Send a message; `number` is the id of a question, whose replies are waited for."""
         try:
             async with asyncio.timeout(self._timeout):
                 await self.connection.send(text)
@@ -210,6 +227,8 @@ class GatewayClient:
     correlate: whether messages carry ids. False is for a gateway that ignores them, such as
                Nest's: then one question is asked at a time, and the next message is its reply
     timeout:   seconds to wait for the connection, for a reply, and for the server to read
+    reconnect: a `reconnect.Reconnect` connects again, and says what becomes of what is under way;
+               None does not
     options:   for `websockets.asyncio.client.connect`, such as additional_headers
 
     Every call raises `websockets.exceptions.ConnectionClosed` when the connection ends before
@@ -217,22 +236,38 @@ class GatewayClient:
     """
 
     def __init__(
-        self, url: str, *, correlate: bool = True, timeout: float = 10.0, **options: Any
+        self,
+        url: str,
+        *,
+        correlate: bool = True,
+        timeout: float = 10.0,
+        reconnect: Reconnect | None = None,
+        **options: Any,
     ) -> None:
         self.url = url
         self.correlate = correlate
         self.timeout = timeout
         ours: dict[str, Any] = {"compression": None, "max_size": MAX_SIZE, "open_timeout": timeout}
         self._options = ours | options
+        self._reconnect = reconnect
+        self._states = States()
         self._matching: Matching | None = None
         self._is_left = False
 
     async def __aenter__(self) -> GatewayClient:
         if self._matching is not None:
             raise RuntimeError("this client is connected already: make another one")
-        connection = await connect(self.url, **self._options)
-        self._matching = Matching(connection, self.correlate, self.timeout)
+        if self._reconnect is None:
+            self._matching = Matching(await self._dial(self.url), self.correlate, self.timeout)
+            self._matching.watch(self._states)
+        else:
+            self._matching = await self._reconnect.begin(
+                self.url, self._dial, self._states, correlate=self.correlate, timeout=self.timeout
+            )
         return self
+
+    def _dial(self, url: str) -> Awaitable[ClientConnection]:
+        return connect(url, **self._options)
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
@@ -242,6 +277,23 @@ class GatewayClient:
     def close_code(self) -> int | None:
         """Why the connection has ended, 1006 if nobody said why; None while it is open."""
         return self._connected().connection.close_code
+
+    @property
+    def state(self) -> State:
+        """What has become of the connection, CONNECTING before there is one."""
+        return self._states.now
+
+    def states(self) -> AsyncIterator[State]:
+        """The state, and each that follows, up to CLOSED; a loop that is slow misses some."""
+        return aiter(self._states)
+
+    @property
+    def gaps(self) -> int:
+        """How often it has connected again without its session: what it was sent meanwhile is lost.
+
+        Whoever follows the messages that nobody has asked for begins anew: with a snapshot.
+        """
+        return self._matching.gaps if self._matching else 0
 
     @property
     def dropped(self) -> int:
