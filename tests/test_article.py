@@ -12,9 +12,6 @@ import series
 from test_chapters import anchors, text_cells
 from workbench import article
 
-# Their witness is a real Nest application: chapter 07.
-LEFT_FOR_07 = {24, 25, 27, 28, 31, 32, 33}
-
 # Who writes a standard is told, not shown.
 WITHOUT_CODE = {3}
 
@@ -63,12 +60,10 @@ def test_the_chapters_are_those_of_the_series():
     assert article.chapters() == series.chapters()
 
 
-def test_every_claim_is_judged_or_known_to_be_still_open():
+def test_every_claim_is_judged():
     table = article.checked()
     assert list(table) == list(range(1, 43))
-    # Once chapter 07 has its box, nothing may be open any more: delete LEFT_FOR_07.
-    judging = {path.name[:2] for path in series.chapters() if article.judgements(path)}
-    assert table.open == (set() if "07" in judging else LEFT_FOR_07)
+    assert table.open == set()
 
 
 # The table

@@ -79,6 +79,9 @@ class Session:
     def get_write_buffer_size(self) -> int:
         return self._connection.transport.get_write_buffer_size() if self._connection else 0
 
+    def is_reading(self) -> bool:
+        return self._connection is None or self._connection.transport.is_reading()
+
     def abort(self) -> None:
         if self._connection is not None:
             self._connection.transport.abort()

@@ -72,7 +72,7 @@ def _png(figure: Figure, scale: float) -> bytes:
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=scale * figure.dpi)
     # A palette is enough for what is drawn here, and makes it a third of the size.
-    Image.open(drawn).convert("RGB").quantize(64).save(packed, "png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(32).save(packed, "png", optimize=True)
     return packed.getvalue()
 
 

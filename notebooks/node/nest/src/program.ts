@@ -10,5 +10,5 @@ export async function run(module: Type): Promise<void> {
   const app = await NestFactory.create(module, { logger: false });
   app.useWebSocketAdapter(new WsAdapter(app));
   await app.listen(0, '127.0.0.1');
-  console.log(app.getHttpServer().address().port);
+  console.log(String(app.getHttpServer().address().port));
 }

@@ -30,12 +30,12 @@ function bare(): void {
       socket.send(JSON.stringify({ event, data }));
     });
   });
-  server.on('listening', () => console.log((server.address() as AddressInfo).port));
+  server.on('listening', () => console.log(String((server.address() as AddressInfo).port)));
 }
 
 process.stdin.on('end', () => process.exit()).on('data', () => {
   const { user, system } = process.cpuUsage();
-  console.log((user + system) / 1e6);
+  console.log(String((user + system) / 1e6));
 });
 if (process.argv[2] === 'nest') {
   await run(AppModule);
