@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import time
 
 import pytest
+import series
 from conftest import assert_hint, missing
 from nestling import dispatch
 from nestling.gateway import WsException, subscribe_message, websocket_gateway
@@ -285,23 +285,27 @@ async def test_an_exception_frame_may_be_predicted_in_a_word_or_whole():
 # A real Nest
 
 
-@pytest.fixture(scope="module")
-def compiled():
-    """The programs of node/nest/src/, compiled."""
+@pytest.fixture
+def a_nest():
     if why := nest.why_not():
         missing(why)
-    done = subprocess.run(["npx", "tsc"], cwd=nest.FOLDER, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+
+
+def test_the_stub_shows_the_messages_of_the_check():
+    chapter = series.read(series.NOTEBOOKS / "07_the_original.ipynb")
+    [stub] = [c.source for c in series.code_cells(chapter) if "def predicted" in c.source]
+    shown = dict(re.findall(r'"([A-Z])": \.\.\.,  # (.+)', stub))
+    assert shown == {letter: asked.text for letter, asked in chapter_07.QUESTIONS.items()}
 
 
 @pytest.mark.parametrize("program", ["doors", "auction"])
-async def test_a_real_nest_says_all_that_the_conversations_expect(compiled, program):
+async def test_a_real_nest_says_all_that_the_conversations_expect(a_nest, program):
     steps = {"doors": chapter_07.DOORS, "auction": chapter_07.AUCTION}[program]
     async with nest.started(program) as port, asyncio.timeout(20):
         await chapter_07.play(f"ws://127.0.0.1:{port}", steps)
 
 
-async def test_a_real_nest_answers_as_is_to_be_predicted(compiled):
+async def test_a_real_nest_answers_as_is_to_be_predicted(a_nest):
     async with (
         nest.started("replies") as port,
         asyncio.timeout(20),

@@ -272,7 +272,7 @@ async def test_without_node_nest_is_recorded(monkeypatch):
     found = await compare()
     assert found.recorded and found.problems == []
     assert "a recorded Nest" in repr(found)
-    assert "Nest (recorded):" in repr(differences(found))
+    assert "Nest (recorded)" in differences(found)._repr_html_()
     assert "a recorded Nest" in grid(found).alt
 
 

@@ -18,7 +18,7 @@ from workbench import nest
 from workbench.parity import gateways
 from workbench.parity.conversation import Conversation, Verdict
 from workbench.parity.player import play
-from workbench.parity.report import Report
+from workbench.parity.report import FEW, Report
 from workbench.parity.table import CONVERSATIONS
 from workbench.relay import HOST
 
@@ -86,7 +86,7 @@ class Found:
         return Counter(row.verdicts[server].kind for row in self.rows)
 
     def __repr__(self) -> str:
-        if len(self.rows) <= 5:
+        if len(self.rows) <= FEW:
             return repr(Report(self.rows, self.recorded))
         counts = (
             f"{server}: " + ", ".join(f"{n} {kind}" for kind, n in self.counts(server).items())
@@ -96,7 +96,7 @@ class Found:
         return "\n".join([f"{len(self.rows)} conversations, compared with {nest}", *counts])
 
     def _repr_html_(self) -> str | None:
-        few = len(self.rows) <= 5
+        few = len(self.rows) <= FEW
         return Report(self.rows, self.recorded)._repr_html_() if few else None
 
 

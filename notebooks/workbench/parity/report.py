@@ -18,8 +18,11 @@ def differences(found: Found) -> Report:
     return Report(rows, found.recorded)
 
 
+FEW = 5
+
+
 class Report:
-    """Rows by their verdict; as HTML, each opens to what was said."""
+    """Rows by their verdict; as HTML, each opens to what was said, as text up to FEW do."""
 
     def __init__(self, rows: Sequence[Compared], recorded: bool) -> None:
         self._recorded = recorded
@@ -38,11 +41,12 @@ class Report:
 
     def __repr__(self) -> str:
         lines = []
+        is_short = sum(map(len, self.groups.values())) <= FEW
         for group, rows in self.groups.items():
             lines.append(f"{group}: {len(rows)}")
             for row in rows:
                 lines += [f"  {row.conversation.family}: {row.conversation.name}", *_reasons(row)]
-                for who, said in self._said(row):
+                for who, said in self._said(row) if is_short else ():
                     lines += [f"    {who}:", *(f"      {line}" for line in said)]
         return "\n".join(lines) or "no difference"
 
@@ -57,8 +61,8 @@ class Report:
 
     def _details(self, row: Compared, is_open: bool) -> str:
         said = "".join(
-            f"<div>{escape(who)}</div><div style='margin:0 0 .4em 1.5em;font-family:monospace;"
-            f"white-space:pre-wrap;overflow-wrap:anywhere'>{escape(chr(10).join(lines))}</div>"
+            f"{escape(who)}<pre style='margin:0 0 .4em 1.5em;white-space:pre-wrap'>"
+            f"{escape(chr(10).join(lines))}</pre>"
             for who, lines in self._said(row)
         )
         why = "".join(f"<br>{escape(line.strip())}" for line in _reasons(row))
