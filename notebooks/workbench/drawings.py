@@ -107,15 +107,16 @@ _HERE = {
     "05": "Chapter 05 builds the client: each answer to the one who asked",
     "06": "Chapter 06 builds the protocol, and the server around it",
     "07": "Chapter 07 puts the original beside our gateway: Nest, on the same cable",
+    "08": "Chapter 08 breaks the cable, and the poll on top of it survives",
 }
 
-_AGAIN = {"07": "gateway"}  # the layer that a later chapter comes back to
+_AGAIN = {"07": "gateway", "08": "cable"}  # the layer that a later chapter comes back to
 
 
 def stack(chapter: str) -> Picture:
     """The map of the series: what a vote passes through, and *you are here*.
 
-    `chapter` is a number from "00" to "07"; what later chapters take apart is still to come.
+    `chapter` is a number from "00" to "08"; what later chapters take apart is still to come.
     Raises KeyError for a chapter without a place on the map.
     """
     title = _HERE[chapter]
