@@ -176,6 +176,7 @@ def state(axes: Axes, layer: str) -> tuple[str, Rectangle]:
         ("05", "client", ["handshake", "frames", "cable", "gateway"], ["protocol"]),
         ("06", "protocol", ["handshake", "frames", "cable", "gateway", "client"], []),
         ("07", "gateway", MAP[:2] + MAP[3:6] + ["cable"], []),
+        ("08", "cable", MAP[:6], []),
     ],
 )
 def test_the_map_says_where_the_reader_is_and_what_is_still_to_come(
