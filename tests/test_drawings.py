@@ -217,7 +217,7 @@ def test_the_map_says_in_words_what_it_shows():
     assert "frames, where a message begins and ends, and of which type it is (you are here)" in alt
     assert "(chapter 05, still to come); gateway" in alt and "(chapter 01)" in alt
     with pytest.raises(KeyError):
-        drawings.stack("08")
+        drawings.stack("09")
 
 
 # Ticks
