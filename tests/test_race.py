@@ -616,6 +616,7 @@ async def test_a_progress_that_fails():
         await race(six(), schedule(10, 10, seed=0), 0.01, progress=broken)
 
 
+@pytest.mark.measures
 @pytest.mark.parametrize("after", [0, 0.002, 0.01, 0.03, 0.1, 0.3, 0.5])
 async def test_a_race_that_is_cancelled(after):
     running = asyncio.create_task(race(six(0.02), schedule(50, 10, seed=0), 0.03))
