@@ -333,7 +333,8 @@ def test_the_differences_open_to_what_was_said(found):
     rows = [row for group in shown.groups.values() for row in group]
     assert len(rows) == sum(set(row.verdicts.values()) != {EQUAL} for row in found.rows)
     html, text = shown._repr_html_(), repr(shown)
-    assert html.count("<details") == len(rows) and "<details open" not in html
+    assert html.count("<details") == len(shown.groups) + len(rows)
+    assert "<details open" not in html
     assert "color" not in html
     for row in rows:
         assert row.conversation.name in text

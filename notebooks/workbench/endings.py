@@ -2,7 +2,7 @@
 
 ::
 
-    await nest("nested")     # starts a Nest, sends it 10 kB of brackets, says what became of it
+    await nest("nested")     # starts a Nest, sends it 200 kB of brackets, says what became of it
     await ours("nested")     # the same for a gateway of ours, in the kernel
 """
 
@@ -28,13 +28,18 @@ from workbench.relay import HOST
 
 _log = logging.getLogger("nestling.gateway")
 
-_NESTED = "[" * 5000 + "]" * 5000
+# Deeper than the parser of any Python goes: 3.13 takes some thousand levels.
+_NESTED = "[" * 100_000 + "]" * 100_000
 
 # By their names: what each is, the request's target, and the message after the handshake.
 INPUTS = {
     "no json": ("a reply that JSON cannot say", "/", '{"event":"no json"}'),
     "circular": ("a reply that contains itself", "/", '{"event":"circular"}'),
-    "nested": ("10 kB of brackets, to be echoed", "/", f'{{"event":"echo","data":{_NESTED}}}'),
+    "nested": (
+        "a list in a list, 100,000 deep, to be echoed",
+        "/",
+        f'{{"event":"echo","data":{_NESTED}}}',
+    ),
     "hook": ("a handleConnection that throws", "/?throw", None),
     "slashes": ("a request for //", "//", None),
 }
@@ -81,7 +86,7 @@ async def nest(name: str) -> Ending:
         found = real.recorded("endings")[name]
         return Ending(**found | {"client": tuple(found["client"]), "recorded": True})
     async with real.running("endings") as (process, port):
-        client = tuple(await _send(port, target, message))
+        client = tuple(await _send(port, target, message, quiet=10.0))
         lives = await _answers(port)
         code = None if lives else await _exit_code(process)
         real.end(process)

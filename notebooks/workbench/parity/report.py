@@ -22,7 +22,10 @@ FEW = 5
 
 
 class Report:
-    """Rows by their verdict; as HTML, each opens to what was said, as text up to FEW do."""
+    """Rows by their verdict; as HTML, a verdict opens to its rows, and a row to what was said.
+
+    As text, up to FEW rows say it, too.
+    """
 
     def __init__(self, rows: Sequence[Compared], recorded: bool) -> None:
         self._recorded = recorded
@@ -52,11 +55,13 @@ class Report:
 
     def _repr_html_(self) -> str:
         parts = []
+        is_one = sum(map(len, self.groups.values())) == 1
         for group, rows in self.groups.items():
-            parts.append(f"<p><b>{escape(group)}</b>: {len(rows)}</p>")
-            parts += [
-                self._details(row, is_open=len(self.groups) == len(rows) == 1) for row in rows
-            ]
+            name = f"<summary><b>{escape(group)}</b>: {len(rows)}</summary>"
+            opened = "".join(self._details(row, is_one) for row in rows)
+            parts.append(
+                f"<details{' open' * is_one} style='text-align:left'>{name}{opened}</details>"
+            )
         return "".join(parts) or "<p>no difference</p>"
 
     def _details(self, row: Compared, is_open: bool) -> str:
@@ -68,7 +73,7 @@ class Report:
         why = "".join(f"<br>{escape(line.strip())}" for line in _reasons(row))
         name = f"{escape(row.conversation.family)}: <b>{escape(row.conversation.name)}</b>"
         return (
-            f"<details{' open' * is_open} style='text-align:left'><summary>{name}{why}</summary>"
+            f"<details{' open' * is_open} style='margin-left:1em'><summary>{name}{why}</summary>"
             f"<div style='margin:.4em 0 .8em 1.5em'>{said}</div></details>"
         )
 
