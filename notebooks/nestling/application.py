@@ -113,15 +113,18 @@ class Application:
             raise
         self.ports = [each.number for each in listening]
 
-    async def close(self, grace: float = 1.0) -> None:
-        """Let no more clients in, and close the connections with code 1001.
+    async def close(self, grace: float = 1.0, code: int = 1001) -> None:
+        """Let no more clients in, and close the connections with a code.
+
+        1001 says that the server goes away, 1012 that it is only restarted (the registry of
+        RFC 6455, section 11.7).
 
         First, running handlers get `grace` seconds; then they are cancelled. A client
         that has not answered the close a second later is cut. Does nothing if nothing listens.
         """
         listening, self._listening, self.ports = self._listening, [], []
         asker = asyncio.current_task()
-        await asyncio.gather(*(each.close(grace, asker) for each in listening))
+        await asyncio.gather(*(each.close(grace, code, asker) for each in listening))
 
     def _plan(self, number: int, check_origin: bool) -> list[_Port]:
         """Which gateways are behind which port and path."""
@@ -170,13 +173,13 @@ class _Port:
             raise PortError(self.number, error) from None
         self.number = self._listener.sockets[0].getsockname()[1]
 
-    async def close(self, grace: float, asker: Task | None) -> None:
+    async def close(self, grace: float, code: int, asker: Task | None) -> None:
         if self._listener is None:
             return
         self._listener.close(close_connections=False)
         finishing = [server.finish(grace, asker) for server in self._servers.values()]
         await asyncio.gather(*finishing)
-        closing = [asyncio.ensure_future(c.close(1001)) for c in self._handling.values()]
+        closing = [asyncio.ensure_future(c.close(code)) for c in self._handling.values()]
         await _wait([*self._others(asker), *closing], GOODBYE)
         for task in self._others(asker):
             self._handling[task].transport.abort()
