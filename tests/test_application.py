@@ -593,16 +593,18 @@ async def test_a_listen_that_is_cancelled_leaves_nothing_open():
 # The grace of a close
 
 
-async def test_clients_see_1001():
+@pytest.mark.parametrize("why", [{}, {"code": 1012}])
+async def test_clients_see_1001_or_what_else_they_are_told(why):
     """Those of Nest see 1006: it sends no close frame."""
+    code = why.get("code", 1001)
     gateway = Hooked()
     async with serving(gateway, named("b", port=0)) as app, talk(app) as a, talk(app, port=1) as b:
         await a.hears_no_more()
         await b.hears_no_more()
         async with asyncio.timeout(TIMEOUT):
-            await app.close()
-        assert (await a.closed())[0] == (await b.closed())[0] == 1001
-    assert gateway.called[-1][0::2] == ("disconnect", 1001)
+            await app.close(**why)
+        assert (await a.closed())[0] == (await b.closed())[0] == code
+    assert gateway.called[-1][0::2] == ("disconnect", code)
 
 
 async def test_running_handlers_finish_and_their_replies_come_before_the_1001():

@@ -2,7 +2,7 @@
 
 ::
 
-    outcome = await survive(learners=30, seconds=4)
+    outcome = await survive(learners=30, seconds=3)
     outcome          # votes cast and counted, tallies that are right, what failed
     lanes(outcome, "No vote is lost")
 """
@@ -101,7 +101,7 @@ class Survival:
 
 
 async def survive(
-    *, learners: int = 30, seconds: float = 4.0, seed: int = 0, keyed: bool = True
+    *, learners: int = 30, seconds: float = 3.0, seed: int = 0, keyed: bool = True
 ) -> Survival:
     """Let a class vote, each over a cable of its own that fails again and again.
 
