@@ -333,11 +333,23 @@ def test_the_differences_open_to_what_was_said(found):
     rows = [row for group in shown.groups.values() for row in group]
     assert len(rows) == sum(set(row.verdicts.values()) != {EQUAL} for row in found.rows)
     html, text = shown._repr_html_(), repr(shown)
-    assert html.count("<details") == len(rows) and "<details open" not in html
+    assert html.count("<details") == len(shown.groups) + len(rows)
+    assert "<details open" not in html
     assert "color" not in html
     for row in rows:
         assert row.conversation.name in text
     assert "404, and which paths there are" in html
+
+
+def test_few_rows_are_open_to_what_was_said_and_more_are_folded():
+    row = compared(Conversation("row", ours=improvement("it is better")), "6", "6")
+    few, many = [differences(Found([row] * n, recorded=False)) for n in (5, 6)]
+    assert few._repr_html_().count("<details open") == 1 + 5
+    assert "      5\n" in repr(few)
+    assert "<details open" not in many._repr_html_()
+    assert "      5\n" not in repr(many)
+    folded = r"(<details[^>]*><summary>(<b>improvement</b>: 6|of the reader: .*?)</summary>){2}"
+    assert re.match(folded, many._repr_html_())
 
 
 def test_what_is_shown_is_the_same_on_every_machine(found):

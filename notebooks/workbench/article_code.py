@@ -110,6 +110,11 @@ class Step:
         return "\n".join([self.name, *(f"    {line}" for line in self.changes)])
 
     @property
+    def listing(self) -> str:
+        """Its files, one below the other, each under its name."""
+        return "\n".join(f"// {file}\n\n{source}" for file, source in self.sources.items())
+
+    @property
     def changes(self) -> list[str]:
         """What differs from the version before: a line each, with - or + before it."""
         if self.before is None:

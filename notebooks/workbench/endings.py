@@ -2,7 +2,7 @@
 
 ::
 
-    await nest("nested")     # starts a Nest, sends it 10 kB of brackets, says what became of it
+    await nest("nested")     # starts a Nest, sends it 200 kB of brackets, says what became of it
     await ours("nested")     # the same for a gateway of ours, in the kernel
 """
 
@@ -28,16 +28,24 @@ from workbench.relay import HOST
 
 _log = logging.getLogger("nestling.gateway")
 
-_NESTED = "[" * 5000 + "]" * 5000
+# Deeper than any Python's JSON reads: from 3.13 on, that is some thousand levels.
+_NESTED = "[" * 100_000 + "]" * 100_000
 
 # By their names: what each is, the request's target, and the message after the handshake.
 INPUTS = {
     "no json": ("a reply that JSON cannot say", "/", '{"event":"no json"}'),
     "circular": ("a reply that contains itself", "/", '{"event":"circular"}'),
-    "nested": ("10 kB of brackets, to be echoed", "/", f'{{"event":"echo","data":{_NESTED}}}'),
+    "nested": ("200 kB of brackets, to be echoed", "/", f'{{"event":"echo","data":{_NESTED}}}'),
     "hook": ("a handleConnection that throws", "/?throw", None),
     "slashes": ("a request for //", "//", None),
 }
+
+# What ours does not answer: to it, this is no message.
+UNANSWERED = {"nested"}
+
+# Seconds to wait for what is bound to come, and for what may be.
+PATIENCE = 10.0
+QUIET = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ async def nest(name: str) -> Ending:
         found = real.recorded("endings")[name]
         return Ending(**found | {"client": tuple(found["client"]), "recorded": True})
     async with real.running("endings") as (process, port):
-        client = tuple(await _send(port, target, message))
+        client = tuple(await _send(port, target, message, PATIENCE))
         lives = await _answers(port)
         code = None if lives else await _exit_code(process)
         real.end(process)
@@ -99,7 +107,8 @@ async def ours(name: str) -> Ending:
     await app.listen(0, host=HOST, serve=serve)
     _log.addFilter(_unheard)
     try:
-        client = tuple(await _send(app.ports[0], target, message))
+        patience = QUIET if name in UNANSWERED else PATIENCE
+        client = tuple(await _send(app.ports[0], target, message, patience))
         lives = await _answers(app.ports[0])
     finally:
         await app.close(grace=0)
@@ -134,14 +143,14 @@ class EndingsGateway:
 # A client of a raw socket
 
 
-async def _send(port: int, target: str, message: str | None, quiet: float = 1.0) -> list[str]:
-    """Connect, send, and look until the connection ends or nothing comes for `quiet` seconds."""
+async def _send(port: int, target: str, message: str | None, patience: float) -> list[str]:
+    """Connect, send, and look what comes; `patience` is for the first of it, in seconds."""
     async with _opened(port, target) as (reader, status, rest, send):
         if status != "101 Switching Protocols":
             return [status]
         if message is not None:
             await send(message)
-        return [status, *(await _seen(reader, rest, quiet))]
+        return [status, *(await _seen(reader, rest, patience))]
 
 
 async def _answers(port: int) -> bool:
@@ -149,7 +158,7 @@ async def _answers(port: int) -> bool:
     try:
         async with _opened(port, "/") as (reader, _, rest, send):
             await send('{"event":"echo","data":"still there"}')
-            return '"still there"' in await _seen(reader, rest, 2.0, items=1)
+            return '"still there"' in await _seen(reader, rest, PATIENCE, items=1)
     except OSError:
         return False
 
@@ -178,8 +187,11 @@ async def _opened(port: int, target: str) -> AsyncIterator[tuple[Any, ...]]:
         writer.transport.abort()
 
 
-async def _seen(reader: StreamReader, rest: bytes, quiet: float, items: int = 9) -> list[str]:
-    """What comes, one text an item, until the end, until it is quiet, or so many."""
+async def _seen(reader: StreamReader, rest: bytes, patience: float, items: int = 9) -> list[str]:
+    """What comes, one text an item, until the end, until it is quiet, or so many.
+
+    The first may take `patience` seconds; after it, QUIET without any more are the end.
+    """
     decoder, seen = Decoder(max_payload=1 << 20), []
     frames = list(decoder.feed(rest))
     while True:
@@ -188,7 +200,7 @@ async def _seen(reader: StreamReader, rest: bytes, quiet: float, items: int = 9)
         if len(seen) >= items:
             return seen
         try:
-            async with asyncio.timeout(quiet):
+            async with asyncio.timeout(QUIET if seen else patience):
                 piece = await _read(reader)
         except TimeoutError:
             return seen or ["nothing, and stays connected"]

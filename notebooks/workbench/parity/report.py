@@ -22,13 +22,17 @@ FEW = 5
 
 
 class Report:
-    """Rows by their verdict; as HTML, each opens to what was said, as text up to FEW do."""
+    """Rows by their verdict, and what was said, if they are not more than FEW.
+
+    As HTML, more are folded: a verdict opens to its rows, and a row to what was said.
+    """
 
     def __init__(self, rows: Sequence[Compared], recorded: bool) -> None:
         self._recorded = recorded
         self.groups: dict[str, list[Compared]] = {}
         for row in sorted(rows, key=_weight):
             self.groups.setdefault(_group(row), []).append(row)
+        self._is_short = len(rows) <= FEW
 
     def _said(self, row: Compared) -> list[tuple[str, list[str]]]:
         """What was sent, and what was said, each by those who said it."""
@@ -41,25 +45,25 @@ class Report:
 
     def __repr__(self) -> str:
         lines = []
-        is_short = sum(map(len, self.groups.values())) <= FEW
         for group, rows in self.groups.items():
             lines.append(f"{group}: {len(rows)}")
             for row in rows:
                 lines += [f"  {row.conversation.family}: {row.conversation.name}", *_reasons(row)]
-                for who, said in self._said(row) if is_short else ():
+                for who, said in self._said(row) if self._is_short else ():
                     lines += [f"    {who}:", *(f"      {line}" for line in said)]
         return "\n".join(lines) or "no difference"
 
     def _repr_html_(self) -> str:
         parts = []
         for group, rows in self.groups.items():
-            parts.append(f"<p><b>{escape(group)}</b>: {len(rows)}</p>")
-            parts += [
-                self._details(row, is_open=len(self.groups) == len(rows) == 1) for row in rows
-            ]
+            parts.append(
+                f"<details{' open' * self._is_short} style='text-align:left'>"
+                f"<summary><b>{escape(group)}</b>: {len(rows)}</summary>"
+                f"{''.join(map(self._row, rows))}</details>"
+            )
         return "".join(parts) or "<p>no difference</p>"
 
-    def _details(self, row: Compared, is_open: bool) -> str:
+    def _row(self, row: Compared) -> str:
         said = "".join(
             f"{escape(who)}<pre style='margin:0 0 .4em 1.5em;white-space:pre-wrap'>"
             f"{escape(chr(10).join(lines))}</pre>"
@@ -68,7 +72,8 @@ class Report:
         why = "".join(f"<br>{escape(line.strip())}" for line in _reasons(row))
         name = f"{escape(row.conversation.family)}: <b>{escape(row.conversation.name)}</b>"
         return (
-            f"<details{' open' * is_open} style='text-align:left'><summary>{name}{why}</summary>"
+            f"<details{' open' * self._is_short} style='margin-left:1em'>"
+            f"<summary>{name}{why}</summary>"
             f"<div style='margin:.4em 0 .8em 1.5em'>{said}</div></details>"
         )
 
