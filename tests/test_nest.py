@@ -583,6 +583,12 @@ async def test_what_is_bound_to_come_is_waited_for_and_no_longer_than_that(
     assert said.startswith(seen)
 
 
+async def test_ours_is_waited_for_where_it_answers(monkeypatch):
+    monkeypatch.setattr(endings, "QUIET", 0)
+    assert "Internal server error" in (await endings.ours("no json")).client[1]
+    assert (await endings.ours("nested")).client[1] == "nothing, and stays connected"
+
+
 def test_an_ending_shows_what_both_sides_saw():
     seen = ("101 Switching Protocols", "1006: lost")
     assert repr(Ending("Nest 12", "a BigInt", seen, False, 1, "TypeError: no", True)) == (

@@ -352,6 +352,11 @@ def test_few_rows_are_open_to_what_was_said_and_more_are_folded():
     assert re.match(folded, many._repr_html_())
 
 
+def test_rows_with_two_verdicts_are_under_both():
+    shown = differences(Found([compared(LIBRARYS, "6", "5")], recorded=False))
+    assert [*shown.groups] == ["library on websockets, equal on our own server"]
+
+
 def test_what_is_shown_is_the_same_on_every_machine(found):
     shown = repr(differences(found))
     assert not re.search(r"127\.0\.0\.1:\d|port \d|/home|/tmp|20\d\d-", shown)

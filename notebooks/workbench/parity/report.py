@@ -89,7 +89,7 @@ def _group(row: Compared) -> str:
     kinds = {verdict.kind for verdict in row.verdicts.values()}
     if len(kinds) == 1:
         return kinds.pop()
-    return ", ".join(f"{server}: {verdict.kind}" for server, verdict in row.verdicts.items())
+    return ", ".join(f"{verdict.kind} {server}" for server, verdict in row.verdicts.items())
 
 
 def _reasons(row: Compared) -> list[str]:
