@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ import psutil
 import pytest
 from conftest import Kernel, missing, until
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
 from workbench import article_code, endings, kernel, nest, workshop
 from workbench.article_code import PRINTED, STEPS
 from workbench.attempts import RECORDED, Compiled, Outcome
@@ -381,6 +383,13 @@ async def test_what_the_articles_client_prints(either):
     assert module.error.startswith("ReferenceError: require is not defined in ES module scope")
 
 
+def test_a_listing_has_all_files_each_below_its_name():
+    listing = article_code.SMALLEST.listing
+    for file, source in article_code.SMALLEST.sources.items():
+        assert f"// {file}\n\n{source}" in listing
+    assert re.findall(r"^// (.+)$", listing, re.MULTILINE) == [*article_code.SMALLEST.sources]
+
+
 def test_steps_are_small():
     for before, step in pairwise(STEPS):
         assert step.before is before
@@ -554,6 +563,30 @@ async def test_ours_goes_on(name, nothing_left, caplog):
         assert '"message":"Internal server error"' in found.client[1]
         assert found.client[2:] == (("close 1011",) if name == "hook" else ())
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("patience", "seen"), [(5.0, "late"), (0.05, "nothing, and stays")])
+async def test_what_is_bound_to_come_is_waited_for_and_no_longer_than_that(
+    patience, seen, monkeypatch
+):
+    async def answer_late(connection):
+        await connection.recv()
+        await asyncio.sleep(0.5)
+        await connection.send("late")
+        await connection.wait_closed()
+
+    monkeypatch.setattr(endings, "QUIET", 0.05)
+    async with serve(answer_late, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(patience - 1 if patience > 1 else 1):
+            _, said = await endings._send(port, "/", "ask", patience)
+    assert said.startswith(seen)
+
+
+async def test_ours_is_waited_for_where_it_answers(monkeypatch):
+    monkeypatch.setattr(endings, "QUIET", 0)
+    assert "Internal server error" in (await endings.ours("no json")).client[1]
+    assert (await endings.ours("nested")).client[1] == "nothing, and stays connected"
 
 
 def test_an_ending_shows_what_both_sides_saw():

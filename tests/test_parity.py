@@ -341,6 +341,22 @@ def test_the_differences_open_to_what_was_said(found):
     assert "404, and which paths there are" in html
 
 
+def test_few_rows_are_open_to_what_was_said_and_more_are_folded():
+    row = compared(Conversation("row", ours=improvement("it is better")), "6", "6")
+    few, many = [differences(Found([row] * n, recorded=False)) for n in (5, 6)]
+    assert few._repr_html_().count("<details open") == 1 + 5
+    assert "      5\n" in repr(few)
+    assert "<details open" not in many._repr_html_()
+    assert "      5\n" not in repr(many)
+    folded = r"(<details[^>]*><summary>(<b>improvement</b>: 6|of the reader: .*?)</summary>){2}"
+    assert re.match(folded, many._repr_html_())
+
+
+def test_rows_with_two_verdicts_are_under_both():
+    shown = differences(Found([compared(LIBRARYS, "6", "5")], recorded=False))
+    assert [*shown.groups] == ["library on websockets, equal on our own server"]
+
+
 def test_what_is_shown_is_the_same_on_every_machine(found):
     shown = repr(differences(found))
     assert not re.search(r"127\.0\.0\.1:\d|port \d|/home|/tmp|20\d\d-", shown)

@@ -44,6 +44,13 @@ INPUTS = {
     "slashes": ("a request for //", "//", None),
 }
 
+# What ours does not answer: to it, this is no message.
+UNANSWERED = {"nested"}
+
+# Seconds to wait for what is bound to come, and for what may be.
+PATIENCE = 10.0
+QUIET = 1.0
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -86,7 +93,7 @@ async def nest(name: str) -> Ending:
         found = real.recorded("endings")[name]
         return Ending(**found | {"client": tuple(found["client"]), "recorded": True})
     async with real.running("endings") as (process, port):
-        client = tuple(await _send(port, target, message, quiet=10.0))
+        client = tuple(await _send(port, target, message, PATIENCE))
         lives = await _answers(port)
         code = None if lives else await _exit_code(process)
         real.end(process)
@@ -104,7 +111,8 @@ async def ours(name: str) -> Ending:
     await app.listen(0, host=HOST, serve=serve)
     _log.addFilter(_unheard)
     try:
-        client = tuple(await _send(app.ports[0], target, message))
+        patience = QUIET if name in UNANSWERED else PATIENCE
+        client = tuple(await _send(app.ports[0], target, message, patience))
         lives = await _answers(app.ports[0])
     finally:
         await app.close(grace=0)
@@ -139,14 +147,14 @@ class EndingsGateway:
 # A client of a raw socket
 
 
-async def _send(port: int, target: str, message: str | None, quiet: float = 1.0) -> list[str]:
-    """Connect, send, and look until the connection ends or nothing comes for `quiet` seconds."""
+async def _send(port: int, target: str, message: str | None, patience: float) -> list[str]:
+    """Connect, send, and look what comes; `patience` is for the first of it, in seconds."""
     async with _opened(port, target) as (reader, status, rest, send):
         if status != "101 Switching Protocols":
             return [status]
         if message is not None:
             await send(message)
-        return [status, *(await _seen(reader, rest, quiet))]
+        return [status, *(await _seen(reader, rest, patience))]
 
 
 async def _answers(port: int) -> bool:
@@ -154,7 +162,7 @@ async def _answers(port: int) -> bool:
     try:
         async with _opened(port, "/") as (reader, _, rest, send):
             await send('{"event":"echo","data":"still there"}')
-            return '"still there"' in await _seen(reader, rest, 2.0, items=1)
+            return '"still there"' in await _seen(reader, rest, PATIENCE, items=1)
     except OSError:
         return False
 
@@ -183,8 +191,11 @@ async def _opened(port: int, target: str) -> AsyncIterator[tuple[Any, ...]]:
         writer.transport.abort()
 
 
-async def _seen(reader: StreamReader, rest: bytes, quiet: float, items: int = 9) -> list[str]:
-    """What comes, one text an item, until the end, until it is quiet, or so many."""
+async def _seen(reader: StreamReader, rest: bytes, patience: float, items: int = 9) -> list[str]:
+    """What comes, one text an item, until the end, until it is quiet, or so many.
+
+    The first may take `patience` seconds; after it, QUIET without any more are the end.
+    """
     decoder, seen = Decoder(max_payload=1 << 20), []
     frames = list(decoder.feed(rest))
     while True:
@@ -193,7 +204,7 @@ async def _seen(reader: StreamReader, rest: bytes, quiet: float, items: int = 9)
         if len(seen) >= items:
             return seen
         try:
-            async with asyncio.timeout(quiet):
+            async with asyncio.timeout(QUIET if seen else patience):
                 piece = await _read(reader)
         except TimeoutError:
             return seen or ["nothing, and stays connected"]

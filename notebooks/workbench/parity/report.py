@@ -22,9 +22,9 @@ FEW = 5
 
 
 class Report:
-    """Rows by their verdict; as HTML, a verdict opens to its rows, and a row to what was said.
+    """Rows by their verdict, and what was said, if they are not more than FEW.
 
-    As text, up to FEW rows say it, too.
+    As HTML, more are folded: a verdict opens to its rows, and a row to what was said.
     """
 
     def __init__(self, rows: Sequence[Compared], recorded: bool) -> None:
@@ -32,6 +32,7 @@ class Report:
         self.groups: dict[str, list[Compared]] = {}
         for row in sorted(rows, key=_weight):
             self.groups.setdefault(_group(row), []).append(row)
+        self._is_short = len(rows) <= FEW
 
     def _said(self, row: Compared) -> list[tuple[str, list[str]]]:
         """What was sent, and what was said, each by those who said it."""
@@ -44,27 +45,25 @@ class Report:
 
     def __repr__(self) -> str:
         lines = []
-        is_short = sum(map(len, self.groups.values())) <= FEW
         for group, rows in self.groups.items():
             lines.append(f"{group}: {len(rows)}")
             for row in rows:
                 lines += [f"  {row.conversation.family}: {row.conversation.name}", *_reasons(row)]
-                for who, said in self._said(row) if is_short else ():
+                for who, said in self._said(row) if self._is_short else ():
                     lines += [f"    {who}:", *(f"      {line}" for line in said)]
         return "\n".join(lines) or "no difference"
 
     def _repr_html_(self) -> str:
         parts = []
-        is_one = sum(map(len, self.groups.values())) == 1
         for group, rows in self.groups.items():
-            name = f"<summary><b>{escape(group)}</b>: {len(rows)}</summary>"
-            opened = "".join(self._details(row, is_one) for row in rows)
             parts.append(
-                f"<details{' open' * is_one} style='text-align:left'>{name}{opened}</details>"
+                f"<details{' open' * self._is_short} style='text-align:left'>"
+                f"<summary><b>{escape(group)}</b>: {len(rows)}</summary>"
+                f"{''.join(map(self._row, rows))}</details>"
             )
         return "".join(parts) or "<p>no difference</p>"
 
-    def _details(self, row: Compared, is_open: bool) -> str:
+    def _row(self, row: Compared) -> str:
         said = "".join(
             f"{escape(who)}<pre style='margin:0 0 .4em 1.5em;white-space:pre-wrap'>"
             f"{escape(chr(10).join(lines))}</pre>"
@@ -73,7 +72,8 @@ class Report:
         why = "".join(f"<br>{escape(line.strip())}" for line in _reasons(row))
         name = f"{escape(row.conversation.family)}: <b>{escape(row.conversation.name)}</b>"
         return (
-            f"<details{' open' * is_open} style='margin-left:1em'><summary>{name}{why}</summary>"
+            f"<details{' open' * self._is_short} style='margin-left:1em'>"
+            f"<summary>{name}{why}</summary>"
             f"<div style='margin:.4em 0 .8em 1.5em'>{said}</div></details>"
         )
 
@@ -89,7 +89,7 @@ def _group(row: Compared) -> str:
     kinds = {verdict.kind for verdict in row.verdicts.values()}
     if len(kinds) == 1:
         return kinds.pop()
-    return ", ".join(f"{server}: {verdict.kind}" for server, verdict in row.verdicts.items())
+    return ", ".join(f"{verdict.kind} {server}" for server, verdict in row.verdicts.items())
 
 
 def _reasons(row: Compared) -> list[str]:

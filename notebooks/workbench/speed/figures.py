@@ -90,7 +90,7 @@ class Figures:
         return "\n".join(lines)
 
     def _titles(self) -> str:
-        titles = f"{'':24}{f'CPU, of {BASE}':>24}"
+        titles = f"{'':24}{f'CPU: {BASE} = 1':>26}"
         if not self.recorded:
             titles += f"{'CPU, µs a message':>22}{'answers/s':>10}{'client':>8}"
         return titles
@@ -98,10 +98,10 @@ class Figures:
     def _row(self, name: str, in_flight: int) -> str:
         ratio = "{:.2f} ({:.2f} to {:.2f})".format(*self.ratio(name, BASE, in_flight))
         if self.recorded:
-            return f"  {name:22}{ratio:>24}"
+            return f"  {name:22}{ratio:>26}"
         cpu = "{:.1f} ({:.1f} to {:.1f})".format(*self.cpu(name, in_flight))
         rate, busy = self.rate(name, in_flight).median, self.client(name, in_flight).median
-        return f"  {name:22}{ratio:>24}{cpu:>22}{rate:>10,.0f}{busy:>8.0%}"
+        return f"  {name:22}{ratio:>26}{cpu:>22}{rate:>10,.0f}{busy:>8.0%}"
 
 
 def _microseconds(turn: Turn) -> float:

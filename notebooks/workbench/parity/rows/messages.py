@@ -60,7 +60,7 @@ def envelope() -> Iterator[Conversation]:
     yield Conversation("a handler learns its event", say("which", 1))
     yield Conversation("two methods of a class for one event", say("twice", 1))
     yield Conversation("silence, and then an answer", raw("hello") + say("identity", 1))
-    deep = "Python reads about a thousand levels, and logs it; Node reads all, and cannot echo them"
+    deep = "Python reads some thousand levels, and logs it; Node reads all, and cannot echo them"
     yield Conversation("100,000 levels", raw(DEEP), ours=python(deep))
     digits = f'{{"event":"got","data":{"1" * 5000}}}'
     yield Conversation("5,000 digits", raw(digits), ours=DIGITS)
