@@ -1328,9 +1328,9 @@ async def test_contract_who_does_not_read_is_not_read_from(serve):
     async with listening(serve, handler) as (_, port), raw(port) as client:
         await client.opened()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(2):
-                while True:
-                    client.writer.write(ping * 500 + ignored)
+            while True:
+                client.writer.write(ping * 500 + ignored)
+                async with asyncio.timeout(2):
                     await client.writer.drain()
         assert transport.UNREAD / 2 < max(unread) < transport.UNREAD + 2**16
         for _ in range(10_000):

@@ -197,7 +197,7 @@ async def test_a_stub_is_not_attempted_yet(exercise):
         ("00.2", count_at_once, "numbers came at once"),
         ("00.2", count_hard_coded, "from the number sent down to 0"),
         ("00.2", count_below_zero, "from the number sent down to 0"),
-        ("00.2", count_slowly, "the numbers came slowly"),
+        pytest.param("00.2", count_slowly, "came slowly", marks=pytest.mark.measures),
         ("00.2", count_in_one_message, "a message each"),
         ("00.2", count_to_one, "from the number sent down to 0"),
         ("00.2", count_up, "other messages came back"),
