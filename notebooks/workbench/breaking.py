@@ -29,7 +29,7 @@ from workbench import trace
 from workbench.relay import HOST, Relay
 
 HOLE = 0.25  # when a black hole begins, in seconds since the connection was open
-IDLE = 0.3  # seconds after which the proxy of these experiments hangs up; nginx takes 60
+IDLE = 0.5  # seconds after which the proxy of these experiments hangs up; nginx takes 60
 
 PATIENCE = 10.0  # seconds for a program to start and to end
 UNPLUGGED = Path(__file__).with_name("unplugged.py")

@@ -87,7 +87,7 @@ class Storm:
         return f"{attempts} attempts, up to {self.crowd} at a time; {end}"
 
 
-async def storm(wait: Wait, *, clients: int = 200, seconds: float = 1.8, seed: int = 0) -> Storm:
+async def storm(wait: Wait, *, clients: int = 200, seconds: float = 1.6, seed: int = 0) -> Storm:
     """Connect all clients, cut all connections, and watch until all are back, or for a time.
 
     Each client waits before each try, as `wait` says.
