@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,12 +10,11 @@ from typing import Any
 import nestling.server
 import pytest
 import websockets.asyncio.client
-from conftest import node_program, until
+from conftest import until
 from gateways import HOST, serving, talk
 from hypothesis import given
 from hypothesis import strategies as st
 from nestling import transport
-from nestling.application import create
 from nestling.frames import Frame, Opcode, encode
 from nestling.gateway import subscribe_message, websocket_gateway
 from nestling.heartbeat import REASON, Heartbeat, kept_alive
@@ -433,47 +431,3 @@ async def test_a_gateway_that_answers_pings():
         await client.hears({"id": 1, "event": "pong", "data": 7, "done": True})
         await client.say("echo", 5)
         await client.hears(5)
-
-
-PAGE = """
-const { WebSocket } = require("ws");
-const source = require("fs").readFileSync(process.argv[1], "utf8");
-const heartbeat = new Function(`${source}; return heartbeat;`)();
-const tell = (what) => console.log(JSON.stringify(what));
-const socket = new WebSocket(process.argv[2]);
-socket.addEventListener("error", () => {});
-process.on("exit", (code) => tell(`exit ${code}`));
-let heard = 0;
-socket.addEventListener("open", () =>
-  heartbeat(socket, () => { tell("lost"); socket.terminate(); }, 100, 100));
-socket.addEventListener("message", ({ data }) => { if (++heard <= 2) tell(JSON.parse(data)); });
-"""
-
-
-@contextlib.asynccontextmanager
-async def a_page() -> Any:
-    """A page's heartbeat in Node, and what it says; and the relay in between."""
-    app = create(Quiet())
-    await app.listen(0)
-    async with asyncio.timeout(PATIENCE), Relay(app.ports[0]) as relay:
-        script = str(transport.__file__).replace("nestling/transport.py", "workbench/heartbeat.js")
-        async with node_program(PAGE, script, relay.url) as output:
-            yield relay, output
-    await app.close(grace=0)
-
-
-async def test_a_page_asks_and_notices_that_nothing_comes():
-    async with a_page() as (relay, output):
-        lines = [await output.readline() for _ in range(2)]
-        assert lines == [b'{"event":"pong","data":null}\n'] * 2
-        relay.black_hole()
-        assert await output.readline() == b'"lost"\n'
-        assert await output.read() == b'"exit 0"\n', "once, and no timer is left"
-
-
-async def test_a_page_whose_socket_is_closed_asks_no_more():
-    async with a_page() as (relay, output):
-        await output.readline()
-        relay.cut()
-        said = (await output.read()).splitlines()
-        assert b'"lost"' not in said and said[-1] == b'"exit 0"'

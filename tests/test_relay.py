@@ -808,6 +808,18 @@ async def test_each_connection_has_a_time_of_its_own_from_when_it_is_set():
         assert await busy[1].read(4) == b"xxxx"
 
 
+async def test_what_is_sent_after_the_proxy_has_hung_up_goes_nowhere():
+    async with Line(0, idle_timeout=IDLE) as line:
+        client, server = await line.pair()
+        line.relay.black_hole("server")  # so that the client does not know yet
+        assert await server.read_to_the_end() == b""
+        line.relay.idle_timeout = None
+        client.writer.write(b"late")
+        await asyncio.sleep(0.02)
+        line.relay.lift()
+        assert await client.read_to_the_end() == b""
+
+
 async def test_no_timer_outlives_its_connection():
     async with Line(0, idle_timeout=60) as line:
         client, server = await line.pair()

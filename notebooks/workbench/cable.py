@@ -239,6 +239,8 @@ class End(asyncio.Protocol):
     def _hand_over(self, data: bytes | None) -> None:
         if data is None:
             self.reset()
+        elif self.ended:
+            pass  # who hung up takes no more
         elif data:
             self.transport.write(data)
         else:

@@ -2,44 +2,60 @@
 // where the server is: its port, and the gateway's path.
 function pollPanel(root, place) {
   const status = root.querySelector("[role=status]"), ways = waysTo(place);
-  let socket, way = 0, pause = 250, isOpen = false;
+  const key = crypto.getRandomValues(new Uint32Array(4)).join("-"); // its votes count once by it
+  let socket, timer, way = 0, pause = 500, isOpen = false;
   let asked = "", total = 0, rows = [], mine = null, isCounted = false;
 
   function connect() {
     if (!root.isConnected) return setTimeout(connect, 1000); // the output is out of the page
     socket = new WebSocket(ways[way]);
-    const patience = setTimeout(() => socket.close(), 5000);
-    socket.onopen = () => send({ id: 1, event: "tally" });
-    socket.onmessage = ({ data }) => {
-      if (!root.isConnected) return socket.close();
-      clearTimeout(patience);
-      isOpen = true; // only now: a proxy opens a way to a dead server, too
-      pause = 250;
-      receive(JSON.parse(data));
-    };
-    socket.onclose = () => {
-      clearTimeout(patience);
-      if (!isOpen) way = (way + 1) % ways.length;
-      isOpen = false;
-      if (!isCounted) mine = null; // a vote may have been lost with the connection
-      tell("No server answers, still trying. Was it stopped? Run its cell again, then this one.");
-      setTimeout(connect, pause);
-      pause = Math.min(2 * pause, 4000);
-    };
+    socket.onopen = () => send(1, "tally");
+    socket.onmessage = hear;
+    socket.onclose = lose;
+    timer = setTimeout(lose, 5000);
   }
-  const send = message => socket.send(JSON.stringify(message));
+  function hear({ data }) {
+    if (!root.isConnected) return lose();
+    clearTimeout(timer);
+    timer = setTimeout(beat, 15000);
+    const isBack = !isOpen;
+    [isOpen, pause] = [true, 500]; // only now: a proxy opens a way to a dead server, too
+    receive(JSON.parse(data));
+    if (isBack && mine && !isCounted) cast(); // it may have been lost
+  }
+  function beat() { // a page cannot ping, but what has an id is answered, even if with an error
+    send(3, "ping");
+    timer = setTimeout(lose, 5000);
+  }
+  function lose() { // closed, or silent: then the end of its closing is not waited for
+    clearTimeout(timer);
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    if (!isOpen) way = (way + 1) % ways.length;
+    isOpen = false;
+    tell(pause < 4000 ? "No connection, trying again."
+      : "No server answers, still trying. Was it stopped? Run its cell again, then this one.");
+    setTimeout(connect, Math.random() * pause); // at random, so that not all come back at once
+    pause = Math.min(2 * pause, 8000);
+  }
+  const send = (id, event, data) => socket.send(JSON.stringify({ id, event, data }));
 
   function receive({ id, event, data }) {
+    if (id === 3) return;
     if (event === "exception") mine = null;
     else if (id === 1) show(data);
-    else isCounted = true;
+    else if (id === 2) isCounted = true;
     tell(event === "exception" ? data.message : !rows.length ? "No question is open yet."
-      : mine === null ? "Choose an answer." : `Your vote: ${rows[mine].button.textContent}.`);
+      : !mine ? "Choose an answer." : !isCounted ? "Sent."
+      : `Your vote: ${rows[mine.choice].button.textContent}.`);
   }
-  function vote(choice) {
-    if (!isOpen || mine !== null) return;
-    [mine, isCounted] = [choice, false];
-    send({ id: 2, event: "vote", data: choice });
+  function vote(choice, question) {
+    if (!isOpen || mine) return;
+    [mine, isCounted] = [{ choice, key, question }, false];
+    cast();
+  }
+  function cast() {
+    send(2, "vote", mine);
     tell("Sent.");
   }
   function show({ question, choices, votes }) {
@@ -54,17 +70,18 @@ function pollPanel(root, place) {
   function ask(question, choices) {
     mine = null;
     rows = choices.map((textContent, choice) => ({
-      button: make("button", { type: "button", textContent, onclick: () => vote(choice) }),
+      button: make("button", { textContent, onclick: () => vote(choice, question) }),
       bar: make("div", { className: "bar" }), count: make("span", {}),
     }));
     const list = rows.map(row => make("li", {}, row.button, make("div", {}, row.bar), row.count));
-    const title = make("p", { textContent: question });
-    root.replaceChildren(title, make("ul", { ariaLabel: question }, ...list), status);
+    root.replaceChildren(make("p", { textContent: question }),
+      make("ul", { ariaLabel: question }, ...list), status);
   }
-  function tell(text) {
+  function tell(text) { // only what is new: it may be read aloud
     if (status.textContent !== text) status.textContent = text;
+    root.classList.toggle("lost", !isOpen);
     rows.forEach(({ button }, choice) => Object.assign(button,
-      { ariaDisabled: !isOpen || mine !== null, ariaPressed: mine === choice }));
+      { ariaDisabled: !isOpen || mine !== null, ariaPressed: mine?.choice === choice }));
   }
   function make(tag, properties, ...children) {
     const element = Object.assign(document.createElement(tag), properties);
@@ -72,9 +89,10 @@ function pollPanel(root, place) {
     return element;
   }
 
-  if (!ways.length) tell("This page has no way to the kernel: open it in JupyterLab instead.");
-  else if (!place) tell("A still picture: its server is gone. Run all up to this cell to vote.");
-  else connect();
+  tell(!ways.length ? "This page has no way to the kernel: open it in JupyterLab instead."
+    : !place ? "A still picture: its server is gone. Run all up to this cell to vote."
+    : "Connecting.");
+  if (ways.length && place) connect();
 }
 
 // Directly if the page is from this machine; else, or if that fails, through Jupyter's proxy.

@@ -25,6 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from workbench.kernel import Server
+from workbench.relay import Relay
 from workbench.sources import Source
 
 SCRIPT = Path(__file__).with_name("panel.js")
@@ -89,8 +90,10 @@ class Panel:
         return list(zip(self.tally["choices"], self.tally["votes"], strict=True))
 
 
-async def poll(server: Server, path: str = "/poll") -> Panel:
+async def poll(server: Server, path: str = "/poll", relay: Relay | None = None) -> Panel:
     """A panel of the class poll that a server of this kernel has at this path.
+
+    With a relay, which leads to the server, it is the cable between the page and it.
 
     Raises ConnectionError if the server does not run any more, ValueError if pages of other
     sites could connect to it, too, or if it is no class poll, and TimeoutError if it is silent.
@@ -106,7 +109,7 @@ async def poll(server: Server, path: str = "/poll") -> Panel:
         case {"question": _, "choices": [*choices], "votes": [*votes]} if len(choices) == len(
             votes
         ):
-            return Panel(f"{server.port}{path}", tally)
+            return Panel(f"{(relay or server).port}{path}", tally)
     raise ValueError(f"a tally has a question, choices, and as many votes, not {tally!r}")
 
 
