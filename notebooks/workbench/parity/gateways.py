@@ -21,7 +21,7 @@ from workbench.relay import HOST
 def free_port() -> int:
     """A port that is free, of those that no system gives away when it is asked for any."""
     while True:
-        port = random.randrange(20_000, 30_000)
+        port = random.randrange(25_000, 30_000)
         with socket.socket() as held, suppress(OSError):
             held.bind((HOST, port))
             return port

@@ -21,9 +21,12 @@ Server.prototype.listen = function (this: Server, port: unknown, host?: unknown,
   return listen.call(this, port, host ?? '127.0.0.1', ...more);
 };
 
-/** A port that is free, of those that no system gives away when it is asked for any. */
+/**
+ * A port that is free, of those that no system gives away when it is asked for any.
+ * Those from 25,000 on are for the gateways in Python, which start at the same time.
+ */
 async function freePort(): Promise<number> {
-  const port = 20_000 + Math.floor(Math.random() * 10_000);
+  const port = 20_000 + Math.floor(Math.random() * 5_000);
   const server = createServer().listen(port);
   try {
     await once(server, 'listening');
@@ -42,7 +45,8 @@ async function turns(count: number): Promise<void> {
 EventEmitter.defaultMaxListeners = 300; // for the row with 257 messages in flight
 
 const OWN = await freePort();
-const SHARED = await freePort();
+let SHARED = OWN;
+while (SHARED === OWN) SHARED = await freePort();
 const ports = [OWN, SHARED];
 
 /** Answers `settled` once all that need not wait have answered. */
