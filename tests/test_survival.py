@@ -49,7 +49,7 @@ async def test_either_sessions_or_keys_are_enough():
     for outcome in (sessions, keys, lost_sessions):
         assert (outcome.counted, outcome.doubled, outcome.lost, outcome.right) == (30, 0, 0, 15)
     assert sessions.resumed == sessions.reconnects > keys.resumed == 0
-    assert 0 < lost_sessions.resumed < lost_sessions.reconnects
+    assert lost_sessions.resumed < lost_sessions.reconnects
 
 
 @alone
