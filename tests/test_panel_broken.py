@@ -228,7 +228,7 @@ async def test_a_server_that_has_nothing_to_say_is_not_taken_for_gone(gateway):
 
 
 async def test_a_server_that_is_started_again_is_found_and_what_it_has_forgotten_shown():
-    async with shown(script=HURRY) as (page, relay, gateway):
+    async with shown(script=HURRY + "Math.random = () => 1;") as (page, relay, gateway):
         await click(page, "no")
         await says(page, "Your vote: no.")
         port, relay.target = relay.target, 1  # where nobody listens
@@ -243,6 +243,10 @@ async def test_a_server_that_is_started_again_is_found_and_what_it_has_forgotten
         await says(page, "Your vote: yes.")
         assert (gateway.votes, again.votes) == ([0, 1], [1, 0])
         assert gateway.seen[0]["key"] == again.seen[0]["key"] and port != relay.target
+        tried = await page.evaluate("waits.length")
+        relay.cut()
+        await page.wait_for_function(f"waits.length > {tried}")
+        assert (await page.evaluate("waits"))[tried] == 500, "the next wait is a first one"
         async with asyncio.timeout(TIMEOUT):
             await app.close(grace=0)
 
