@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import series
@@ -30,23 +30,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in FIRST)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Let a test that is marked `measures` run while those of no other process do.
+# The room, while this process has it for itself.
+_alone: list[TextIO] = []
 
-    Who wants to be alone waits at the door, and nobody passes it meanwhile.
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[Any]:
+    """Let tests that are marked `measures` run while those of no other process do.
+
+    One after the other, as long as the next is marked, too.
     """
     if sys.platform == "win32" or "PYTEST_XDIST_TESTRUNUID" not in os.environ:
         return (yield)
+    room = _alone.pop() if _alone else _enter(_measures(item))
+    try:
+        return (yield)
+    finally:
+        if _measures(item) and _measures(nextitem):
+            _alone.append(room)
+        else:
+            room.close()
+
+
+def _measures(item: pytest.Item | None) -> bool:
+    return item is not None and item.get_closest_marker("measures") is not None
+
+
+def _enter(alone: bool) -> TextIO:
+    """The room, in which many may be, or one.
+
+    Who wants to be alone waits at the door, and nobody passes it meanwhile.
+    """
     import fcntl
 
     path = Path(tempfile.gettempdir()) / os.environ["PYTEST_XDIST_TESTRUNUID"]
-    mode = fcntl.LOCK_EX if item.get_closest_marker("measures") else fcntl.LOCK_SH
-    with path.with_suffix(".door").open("a") as door, path.with_suffix(".room").open("a") as room:
+    room = path.with_suffix(".room").open("a")
+    with path.with_suffix(".door").open("a") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
-        fcntl.flock(room, mode)
-        fcntl.flock(door, fcntl.LOCK_UN)
-        return (yield)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    return room
 
 
 def missing(what: str) -> None:
