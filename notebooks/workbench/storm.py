@@ -126,7 +126,7 @@ def histograms(storms: Mapping[str, Storm], title: str) -> Picture:
             axes.text(1, 1, f"{name}: {storm}", ha="right", va="top", transform=axes.transAxes)
         rows[0].set(title=title, ylim=(0, 1.3 * rows[0].get_ylim()[1]))
         rows[-1].set_xlabel(
-            f"seconds since the cut; attempts in {1000 * BIN:g} ms, █ taken, ▨ refused"
+            f"seconds since the cut; attempts in {1000 * BIN:g} ms: filled taken, hatched refused"
         )
         said = "; ".join(f"{name}: {storm}" for name, storm in storms.items())
         return Picture(figure, f"{title}. Attempts to connect after a cut, {said}.")
