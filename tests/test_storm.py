@@ -36,7 +36,7 @@ async def test_dice_keep_the_crowd_apart_and_bring_more_of_it_back():
 
 def test_the_waits():
     dice = Random(1).random
-    assert [in_step(n, dice) for n in range(3)] == [0.5, 0.5, 0.5]
+    assert [in_step(n, dice) for n in range(3)] == [0.25, 0.25, 0.25]
     assert [backoff(n, dice) for n in range(3)] == [0.25, 0.5, 1.0]
     waits = [full_jitter(2, dice) for _ in range(1000)]
     assert 0 <= min(waits) < 0.05 and 0.95 < max(waits) <= 1.0

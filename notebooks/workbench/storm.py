@@ -38,7 +38,7 @@ BIN = 0.05  # seconds of the crowds that are counted
 
 def in_step(attempt: int, dice: Callable[[], float]) -> float:
     """The same wait for everybody, each time."""
-    return 0.5
+    return 0.25
 
 
 def backoff(attempt: int, dice: Callable[[], float]) -> float:

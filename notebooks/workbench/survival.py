@@ -216,5 +216,5 @@ def lanes(survival: Survival, title: str) -> Picture:
         axes.set(
             ylim=(len(survival.learners) - 0.3, -0.7), yticks=[], ylabel="learners", title=title
         )
-        axes.set_xlabel("seconds; grey: connected, x vote sent, ● answer to it")
+        axes.set_xlabel("seconds; grey: connected, x voted, ● answered")
         return Picture(figure, f"{title}. A lane for each learner.\n{survival}")
