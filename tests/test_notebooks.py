@@ -64,8 +64,9 @@ def test_runs_twice_in_one_kernel(passes):
 
 @each_notebook(series.notebooks())
 def test_is_done_in_time(path, passes):
+    # Half as much again, since two others run beside it.
     for _, taken in passes:
-        assert taken <= seconds(path)
+        assert taken <= 1.5 * seconds(path)
 
 
 @each_notebook(series.notebooks())
