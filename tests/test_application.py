@@ -607,6 +607,15 @@ async def test_clients_see_1001_or_what_else_they_are_told(why):
     assert gateway.called[-1][0::2] == ("disconnect", code)
 
 
+@pytest.mark.parametrize("code", [1005, 1006, 1015, 99999])
+async def test_a_code_that_may_not_be_sent_closes_nothing(code):
+    async with serving(Echo()) as app, talk(app) as client:
+        with pytest.raises(ValueError, match=f"close code {code} may not be sent"):
+            await app.close(code=code)
+        await client.hears_no_more()
+        assert await is_open(app.ports[0])
+
+
 async def test_running_handlers_finish_and_their_replies_come_before_the_1001():
     gates = Gates()
     app = create(gates)

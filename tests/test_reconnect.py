@@ -779,6 +779,32 @@ async def test_a_real_nest(nothing_left):
         assert client.gaps >= 1
 
 
+async def test_a_real_nest_that_is_started_again(nothing_left):
+    """The process is killed, and another one takes its place behind the relay."""
+    if why := nest.why_not():
+        missing(why)
+    rules = Reconnect(first=0.05, most=0.05)
+    async with (
+        asyncio.timeout(40),
+        nest.running("article") as (process, port),
+        Relay(port) as relay,
+        GatewayClient(relay.url, correlate=False, reconnect=rules) as client,
+    ):
+        assert await client.request("events") == [1, 2, 3]
+        relay.delay = 0.3
+        question = ask(client.request("events"))
+        await asyncio.sleep(0.05)
+        nest.end(process)
+        with pytest.raises(MayHaveRun, match="it may have run"):
+            await question
+        relay.delay = 0
+        assert client.close_code == 1006 and client.state is not State.OPEN
+        question = ask(client.request("events"))
+        async with nest.started("article") as relay.target:
+            assert await question == [1, 2, 3]
+            assert client.gaps == 1
+
+
 async def test_a_restart_loses_what_only_the_server_knew(nothing_left):
     rules = Reconnect(first=0.05, most=0.05)
     poll = {"question": "Tea?", "choices": ["yes", "no"]}

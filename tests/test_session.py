@@ -18,9 +18,10 @@ from gateways import TIMEOUT, serving, talk
 from nestling.application import create
 from nestling.client import GatewayClient
 from nestling.gateway import Client, WsException, subscribe_message, websocket_gateway
-from nestling.reconnect import Reconnect
+from nestling.reconnect import MayHaveRun, Reconnect
 from nestling.session import ANNOUNCEMENT
 from nestling.sessions import PATIENCE, Sessions
+from nestling.states import State
 from simulation import End, Network, simulated
 from websockets.exceptions import ConnectionClosed
 from workbench.relay import Relay
@@ -693,6 +694,26 @@ async def test_resuming_over_real_sockets(serve, nothing_left):
         assert client.gaps == 0
         assert gateway.called == [f"/?a=1&{ANNOUNCEMENT}"]
     assert (sessions.live, sessions.waiting, sessions.held) == ({}, {}, 0)
+
+
+@SERVES
+async def test_after_a_restart_the_session_is_unknown(serve, nothing_left):
+    gateway, rules = Several(), Reconnect(first=0.05, most=0.05)
+    async with asyncio.timeout(TIMEOUT), serving(gateway, serve=Sessions(serve=serve)) as app:
+        port = app.ports[0]
+        async with GatewayClient(f"ws://127.0.0.1:{port}/", reconnect=rules) as client:
+            late = asyncio.create_task(client.request("later", "late"))
+            assert await client.request("echo", 1) == 1
+            await app.close(grace=0, code=1012)
+            assert gateway.called == [PATH, 1012]
+            await until(lambda: client.state is not State.OPEN)
+            assert client.close_code == 1012
+            await app.listen(port, serve=Sessions(serve=serve))
+            with pytest.raises(MayHaveRun):
+                await late
+            assert await client.request("echo", 2) == 2
+            assert client.gaps == 1
+            assert gateway.called == [PATH, 1012, PATH]
 
 
 @SERVES

@@ -23,6 +23,7 @@ from typing import Any
 from nestling.answers import Task
 from nestling.dispatch import Parser
 from nestling.envelope import MAX_SIZE, parse
+from nestling.frames import close_payload
 from nestling.gateway import GatewayServer, check_port
 from nestling.handshake import VERSION, Refusal, origin_form, parse_subprotocols, path_of
 from nestling.origin import REFUSAL, is_foreign
@@ -121,7 +122,9 @@ class Application:
 
         First, running handlers get `grace` seconds; then they are cancelled. A client
         that has not answered the close a second later is cut. Does nothing if nothing listens.
+        Raises ValueError for a code that may not be sent, and then closes nothing.
         """
+        close_payload(code)
         listening, self._listening, self.ports = self._listening, [], []
         asker = asyncio.current_task()
         await asyncio.gather(*(each.close(grace, code, asker) for each in listening))
